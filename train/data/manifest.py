@@ -1,0 +1,127 @@
+"""manifest.json: what a prepared folder holds, with a hash for every file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from train.data.errors import DataError
+from train.typed_json import from_json, to_json
+
+SCHEMA = 1
+MANIFEST_FILE = "manifest.json"
+WAY_OUT = "delete the folder and prepare again."
+
+
+def shard_name(split: str, index: int) -> str:
+    """Such as `train-00000.bin`."""
+    return f"{split}-{index:05d}.bin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of tokens, nothing but little-endian numbers."""
+
+    tokens: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """One side of the data: an end-of-document token, then each document with one after it."""
+
+    documents: int
+    text_bytes: int
+    shards: dict[str, Shard]
+    """By file name, in their order."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all shards."""
+        return sum(shard.tokens for shard in self.shards.values())
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of text for each token that can be predicted, which is all but the first."""
+        return self.text_bytes / (self.tokens - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Everything about a prepared dataset but the tokens."""
+
+    source: str
+    validation_source: str | None
+    tokenizer: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    end_of_document: int
+    dtype: str
+    left_out: int
+    """Documents that were empty, or of `source` and in `validation_source` too."""
+    train: SplitInfo
+    validation: SplitInfo
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuses what `prepare` would not have written, above all names outside the folder."""
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema {self.schema}, where this version reads {SCHEMA}")
+        if self.dtype not in ("uint8", "uint16", "uint32"):
+            raise ValueError(f"dtype {self.dtype!r}")
+        for name, split in (("train", self.train), ("validation", self.validation)):
+            if list(split.shards) != [shard_name(name, i) for i in range(len(split.shards))]:
+                raise ValueError(f"shards {list(split.shards)}")
+            if not all(shard.tokens > 0 for shard in split.shards.values()):
+                raise ValueError("a shard without tokens")
+            if not 0 < split.documents < split.tokens:
+                raise ValueError(f"{split.documents} documents in {split.tokens} tokens")
+
+    @property
+    def shards(self) -> dict[str, Shard]:
+        """The shards of both splits."""
+        return self.train.shards | self.validation.shards
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokens and their meaning, the same wherever and whenever prepared."""
+        meaning = [self.tokenizer, self.vocab_size, self.end_of_document, self.dtype]
+        hashes = {name: shard.sha256 for name, shard in self.shards.items()}
+        return hashlib.sha256(json.dumps([meaning, hashes]).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        return json.dumps(to_json(self), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads manifest.json from a prepared folder.
+
+        Raises:
+          DataError: If it is missing, damaged or of another version.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            return from_json(json.loads(path.read_bytes()), cls, "it")
+        except FileNotFoundError:
+            raise DataError(f"missing; {WAY_OUT}", path=path) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"damaged ({error}); {WAY_OUT}", path=path) from None
+
+    def summary(self) -> str:
+        """A small table in plain text."""
+        rows = {"source": self.source}
+        if self.validation_source is not None:
+            rows["validation source"] = self.validation_source
+        rows["tokenizer"] = f"{self.tokenizer}, {self.vocab_size:,} tokens"
+        for name, split in (("train", self.train), ("validation", self.validation)):
+            rows[name] = (
+                f"{split.tokens:,} tokens of {split.bytes_per_token:.3f} bytes, "
+                f"{split.documents:,} documents, shards: {len(split.shards)}"
+            )
+        if self.left_out:
+            rows["left out"] = f"{self.left_out:,} documents, empty or held out"
+        rows["fingerprint"] = self.fingerprint[:16]
+        return "\n".join(f"{name:<18} {value}" for name, value in rows.items())

@@ -1,0 +1,187 @@
+"""Byte-pair encodings through Hugging Face `tokenizers`: GPT-2's, any other, or trained here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from train.data.errors import DataError
+
+_SAVED_AS = "tokenizer.json"
+_END_OF_TEXT = "<|endoftext|>"
+_END_NAMES = (_END_OF_TEXT, "<|end_of_text|>", "<|endofdocument|>", "</s>", "<eos>", "[EOS]")
+_SMALLEST_VOCABULARY = 257  # Every byte, and the end of a document.
+_TRAINING_CHARACTERS = 256 << 20  # Merges hardly change with more text than that.
+_PIECE = 32 << 10  # Characters.
+_PIECES_AT_ONCE = 256  # An encoding takes some hundred bytes a token until it is an array.
+_WORD_END = re.compile(r"\S(?=\s)")
+
+
+class SubwordTokenizer:
+    """Whatever a tokenizer.json describes.
+
+    Args:
+      name: What records call it.
+      encoding: The tokenizer. Its padding, truncation and special tokens are switched off, so that
+        a document in which `<|endoftext|>` is written does not end there.
+      fingerprint: A hash of the files that it was read from.
+
+    Raises:
+      DataError: If it has no token for the end of a document.
+    """
+
+    def __init__(self, name: str, encoding: tokenizers.Tokenizer, fingerprint: str) -> None:
+        ends = (encoding.token_to_id(end) for end in _END_NAMES)
+        end_of_document = next((token for token in ends if token is not None), None)
+        if end_of_document is None:
+            raise DataError(
+                f"the tokenizer {name!r} has no token for the end of a document; add one of "
+                f"{', '.join(_END_NAMES)} to its added_tokens."
+            )
+        encoding.no_padding()
+        encoding.no_truncation()
+        encoding.encode_special_tokens = True
+        self.name = name
+        self.end_of_document: int = end_of_document
+        self.fingerprint = fingerprint
+        # The numbers may have holes, so it is not the count of entries that bounds them.
+        self.vocab_size: int = max(encoding.get_vocab(with_added_tokens=True).values()) + 1
+        self._encoding = encoding
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """One array of token numbers for each text, on all cores."""
+        pieces = [list(_pieces(text)) for text in texts]
+        numbers = self._encode(list(itertools.chain.from_iterable(pieces)))
+        return [np.concatenate(list(itertools.islice(numbers, len(own)))) for own in pieces]
+
+    def _encode(self, pieces: list[str]) -> Iterator[np.ndarray]:
+        for start in range(0, len(pieces), _PIECES_AT_ONCE):
+            some = pieces[start : start + _PIECES_AT_ONCE]
+            for encoding in self._encoding.encode_batch_fast(some, add_special_tokens=False):
+                yield np.asarray(encoding.ids, np.uint32)
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text again, with the ends of documents."""
+        return self._encoding.decode(np.asarray(tokens).tolist(), skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json."""
+        self._encoding.save(str(folder / _SAVED_AS))
+
+
+def find_files(path: Path) -> list[Path]:
+    """The files of a tokenizer: one tokenizer.json, or GPT-2's vocab.json and merges.txt.
+
+    Raises:
+      DataError: If they are not there.
+    """
+    if path.is_file():
+        return [path]
+    candidates = [[path / _SAVED_AS], [path / "vocab.json", path / "merges.txt"]]
+    for files in candidates:
+        if all(file.is_file() for file in files):
+            return files
+    raise DataError(
+        "no tokenizer here; name a tokenizer.json, or a folder with one or with vocab.json and "
+        "merges.txt.",
+        path=path,
+    )
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """The SHA-256 of the files of a tokenizer."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def from_files(kind: str, path: Path) -> SubwordTokenizer:
+    """Reads a tokenizer from its own files.
+
+    Args:
+      kind: `gpt2`, which becomes its name, or `tokenizer`, which is called after its folder.
+      path: A tokenizer.json or a folder, as for `find_files`.
+
+    Raises:
+      DataError: If the files are missing or damaged.
+    """
+    files = find_files(path)
+    name = kind if kind == "gpt2" else files[0].resolve().parent.name
+    return SubwordTokenizer(name, _read(files), fingerprint(files))
+
+
+def load(name: str, folder: Path, saved_fingerprint: str) -> SubwordTokenizer:
+    """Reads what `SubwordTokenizer.save` wrote."""
+    return SubwordTokenizer(name, _read(find_files(folder)), saved_fingerprint)
+
+
+def train_bpe(vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
+    """Trains GPT-2's kind of byte-pair encoding; it may end smaller if the texts are few.
+
+    Raises:
+      DataError: If the vocabulary cannot hold the 256 bytes and the end of a document.
+    """
+    if vocab_size < _SMALLEST_VOCABULARY:
+        raise DataError(
+            f"'bpe:{vocab_size}' is too small a vocabulary; it needs {_SMALLEST_VOCABULARY} at "
+            "least: the bytes and the end of a document."
+        )
+    encoding = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[_END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    encoding.train_from_iterator(_first(texts, _TRAINING_CHARACTERS), trainer)
+    content = encoding.to_str().encode("utf-8")
+    return SubwordTokenizer(f"bpe-{vocab_size}", encoding, hashlib.sha256(content).hexdigest())
+
+
+def _read(files: Sequence[Path]) -> tokenizers.Tokenizer:
+    try:
+        if len(files) == 1:
+            return tokenizers.Tokenizer.from_file(str(files[0]))
+        vocabulary, merges = map(str, files)
+        return _byte_level(models.BPE.from_file(vocabulary, merges))
+    except Exception as error:  # The library raises bare Exceptions.
+        raise DataError(
+            f"cannot be read as a tokenizer ({error}); fetch the file again.", path=files[0]
+        ) from None
+
+
+def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    encoding = tokenizers.Tokenizer(model)
+    encoding.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoding.decoder = decoders.ByteLevel()
+    return encoding
+
+
+def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        yield from _pieces(text)
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text before a space that follows a word, where a byte-level token begins anyway.
+
+    So the tokens stay what they were, while one book keeps all cores busy and a document of 100 MB
+    needs little memory.
+    """
+    start = 0
+    while len(text) - start > _PIECE:
+        furthest = start + 2 * _PIECE
+        word_end = _WORD_END.search(text, start + _PIECE - 1, furthest)
+        end = word_end.end() if word_end else min(furthest, len(text))
+        yield text[start:end]
+        start = end
+    yield text[start:]
