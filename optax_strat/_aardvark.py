@@ -1,0 +1,276 @@
+r"""Aardvark.
+
+"Aardvark: A Robust Optimizer for Language Model Training" (Aardvark, October 29, 2025): AdamW with
+a learning rate multiplier for each layer type, gradient clipping, and numerical stability checks.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_strat import (
+    _adaptive,
+    _checks,
+    _clipping,
+    _decay,
+    _guard,
+    _layer_types,
+    _layout,
+    _moments,
+    _scaling,
+    _strata,
+)
+from optax_strat._multipliers import MULTIPLIERS, warn_if_tied
+
+ClipMode = Literal["global_norm", "per_tensor", "elementwise"]
+"""By the norm of all gradients together, by each layer's own, or entry by entry."""
+
+Scaling = Literal["fixed", "adaptive", "normalized"]
+"""Equation 1 as printed, multipliers that follow the gradients, or equation 1 with mean 1."""
+
+
+class ScaleByAardvarkState(NamedTuple):
+    """State of :func:`scale_by_aardvark`."""
+
+    count: jax.Array  # type: ignore[assignment]
+    """t, int32 of shape ()."""
+    mu: Any
+    """m_t, like the parameters, in ``mu_dtype``."""
+    nu: Any
+    """v_t, like the parameters, real and at least float32."""
+
+
+def scale_by_aardvark(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    clip: Any = 1.0,
+    clip_mode: ClipMode = "global_norm",
+    stacked: _layout.Stacked = None,
+    mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The direction :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)` of :func:`aardvark`.
+
+    Equations 3 to 7: clipping and Adam's moments, without sign, learning rate, multipliers and
+    weight decay. The clipped gradients are never written: the pass over the moments applies the
+    clip factor where it reads the gradient.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to the denominator, 0 or above.
+      clip: the threshold γ, above 0, or None.
+      clip_mode: what γ limits; see :func:`aardvark`.
+      stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
+      mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+
+    Returns:
+      The transformation; its state is a :class:`ScaleByAardvarkState`.
+
+    Raises:
+      ValueError: an argument lies outside what it may be.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_strat import scale_by_aardvark
+      >>> tx = scale_by_aardvark()
+      >>> gradient = jnp.array([3.0, -4.0])
+      >>> direction, state = tx.update(gradient, tx.init(gradient))
+      >>> [round(x, 4) for x in direction.tolist()], [round(x, 4) for x in state.mu.tolist()]
+      ([1.0, -1.0], [0.06, -0.08])
+    """
+    _checks.check_decay("b1", b1)
+    _checks.check_decay("b2", b2)
+    _checks.check_not_negative("eps", eps)
+    _checks.check_positive("clip", clip)
+    _checks.check_choice("clip_mode", clip_mode, ("global_norm", "per_tensor", "elementwise"))
+    mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
+
+    def init(params: Any) -> ScaleByAardvarkState:
+        return ScaleByAardvarkState(
+            count=jnp.zeros([], jnp.int32),
+            mu=_moments.zero_mu(params, mu_dtype),
+            nu=_moments.zero_nu(params),
+        )
+
+    def clip_factors(updates: Any) -> list[Any]:
+        """What equation 3 multiplies each leaf by; None for nothing."""
+        leaves = jax.tree.leaves(updates)
+        if clip is None or clip_mode == "elementwise":
+            return [None] * len(leaves)
+        if clip_mode == "global_norm":
+            return [_clipping.clip_factors(_strata.global_norm(updates, stacked), clip)] * len(
+                leaves
+            )
+        layers = _strata.strata(updates, "layer", stacked)
+        return layers.spread(_clipping.clip_factors(layers.norms(updates), clip), updates)
+
+    def update(
+        updates: Any,
+        state: ScaleByAardvarkState,
+        params: Any = None,
+        *,
+        accept: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Any, ScaleByAardvarkState]:
+        del params, extra_args
+        count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
+        c1, c2 = _moments.corrections(count, b1, b2)
+
+        def step(
+            g: jax.Array, mu: jax.Array, nu: jax.Array, factor: Any
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            if factor is not None:
+                g = factor * g  # eq. 3
+            elif clip is not None:
+                g = jnp.clip(g, -clip, clip)  # eq. 3, literally
+            m, v = _moments.update_moments(g, mu, nu, b1, b2, accept=accept)  # eqs. 4 and 5
+            return m * c1 / (jnp.sqrt(v * c2) + eps), m, v  # eqs. 6 to 8
+
+        factors = clip_factors(updates)
+        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, factors)
+        return directions, ScaleByAardvarkState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def aardvark(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    multipliers: Mapping[str, float] | None = None,
+    scaling: Scaling = "fixed",
+    scaling_decay: Any = 0.99,
+    scaling_bounds: tuple[Any, Any] | None = (0.1, 10.0),
+    clip: Any = 1.0,
+    clip_mode: ClipMode = "global_norm",
+    nonfinite: _guard.Nonfinite = "skip",
+    max_consecutive_skips: Any = 10,
+    weight_decay: optax.ScalarOrSchedule = 0.1,
+    decay_rate: Literal["group", "base"] = "group",
+    mask: Any = None,
+    layer_types: _layer_types.LayerTypes = None,
+    unmatched: _layer_types.Unmatched = "error",
+    stacked: _layout.Stacked = None,
+    mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Aardvark: AdamW with a multiplier for each layer type, clipping and a non-finite guard.
+
+    With :math:`\eta` the ``learning_rate``, :math:`\gamma` the threshold ``clip``, :math:`\lambda`
+    the ``weight_decay`` and :math:`\alpha_l` the multiplier of a parameter's layer type:
+
+    .. math::
+
+      \begin{align*}
+        g_t &= \mathrm{clip}(\nabla_\theta \mathcal{L}, \gamma) \tag{3} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \tag{4} \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \tag{5} \\
+        \hat m_t &= m_t / (1 - \beta_1^t) \tag{6} \\
+        \hat v_t &= v_t / (1 - \beta_2^t) \tag{7} \\
+        \theta_t &= \theta_{t-1} - \eta \alpha_l \left( \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
+        + \lambda \theta_{t-1} \right) \tag{8}
+      \end{align*}
+
+    The equations alone are ``aardvark(learning_rate, clip_mode='elementwise', nonfinite=None,
+    weight_decay=0.0)``. With all multipliers 1, ``clip=None`` and ``nonfinite=None`` it is
+    ``optax.adamw`` with a decay mask. The mean multiplier of a language model is near 1.34, so the
+    fair control is AdamW at 1.34 times the rate, or ``scaling='normalized'``.
+
+    A tied head has no parameter of its own: the embedding is both, and gets the embedding's
+    multiplier. A warning says so where no parameter is a head; for the head's multiplier pass
+    ``multipliers={'embedding': 1.8}``.
+
+    Args:
+      learning_rate: η_base, above 0, or an optax schedule.
+      b1: decay β_1 of the first moment, in [0, 1).
+      b2: decay β_2 of the second moment, in [0, 1).
+      eps: ε, 0 or above.
+      multipliers: multipliers by layer type, over those of equation 1: embedding 1.0, attention
+        1.5, mlp 1.2, head 1.8. Norms, biases and unnamed parameters have 1.0.
+      scaling: ``'fixed'``: equation 1. ``'adaptive'``: "we dynamically adjust rates based on
+        gradient statistics" (section 2), :math:`\alpha_l = (\mathrm{EMA} \|g_l\| / \mathrm{EMA}
+        \|g_{embedding}\|)^{2/3}` of the mean norms by type; ``multipliers`` must be None.
+        ``'normalized'``: equation 1 divided by its mean over all parameters, which tells the effect
+        of the ratios from that of a larger rate.
+      scaling_decay: decay of the averages of ``'adaptive'``, in [0, 1).
+      scaling_bounds: the lowest and the highest multiplier of ``'adaptive'``, or None.
+      clip: γ of equation 3, above 0, or None.
+      clip_mode: equation 3 does not say what is clipped. ``'global_norm'``: the norm of all
+        gradients together. ``'per_tensor'``: that of each layer. ``'elementwise'``: each entry, the
+        letter of the equation, which all but never fires at 1.0.
+      nonfinite: "numerical stability checks" (4.2). ``'skip'``: a step whose gradients are not
+        finite changes nothing but a counter (:func:`skip_nonfinite`); call :func:`raise_if_stuck`
+        on the state. ``'nan_to_num'``: such entries become zero (:func:`repair_nonfinite`). None:
+        no check.
+      max_consecutive_skips: how many skipped steps in a row :func:`raise_if_stuck` refuses.
+      weight_decay: λ, decoupled, 0 or above, or a schedule. "Weight decay: 0.1" is in the set-up
+        (3.1); equation 8 has none.
+      decay_rate: ``'group'``: decay goes with the rate of the parameter's group, η α_l λ, as in
+        AdamW with parameter groups. ``'base'``: with η λ for all.
+      mask: which parameters decay, as in ``optax.adamw``; None means matrices only: no norms, no
+        biases, stacked ones included.
+      layer_types: rules, or a function from a tree to labels; None means the default rules.
+      unmatched: what to do with parameters that no rule matches: ``'error'`` or ``'other'``.
+      stacked: names of the containers that hold stacked leaves, or a mapping of them to the axis
+        of the layers; None means :data:`DEFAULT_STACKED`, ``()`` means none.
+      mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number lies outside its range, an option or a layer type is unknown, or
+        ``multipliers`` meet ``scaling='adaptive'``; at ``init``, a parameter has no layer type.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from optax_strat import aardvark
+      >>> kernel = jnp.ones((2, 2))
+      >>> params = {'embed': kernel, 'attn': kernel, 'lm_head': kernel}
+      >>> tx = aardvark(0.1, weight_decay=0.0)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> {name: round(u[0, 0].item(), 4) for name, u in updates.items()}
+      {'attn': -0.15, 'embed': -0.1, 'lm_head': -0.18}
+    """
+    _checks.check_positive("learning_rate", learning_rate)
+    _checks.check_choice("scaling", scaling, ("fixed", "adaptive", "normalized"))
+    _checks.check_decay("scaling_decay", scaling_decay)
+    _checks.check_bounds("scaling_bounds", scaling_bounds)
+    _checks.check_choice("decay_rate", decay_rate, ("group", "base"))
+    if scaling == "adaptive" and multipliers is not None:
+        raise ValueError("scaling='adaptive' measures the multipliers; leave multipliers at None.")
+
+    direction = scale_by_aardvark(
+        b1, b2, eps, clip=clip, clip_mode=clip_mode, stacked=stacked, mu_dtype=mu_dtype
+    )
+    decay = _decay.add_decay(weight_decay, mask, stacked, layer_types)
+    inside, outside = (
+        (decay, optax.identity()) if decay_rate == "group" else (optax.identity(), decay)
+    )
+    if scaling == "adaptive":
+        scaled = _adaptive.adapt_layer_types(
+            optax.chain(direction, inside),
+            decay=scaling_decay,
+            bounds=scaling_bounds,
+            layer_types=layer_types,
+            unmatched=unmatched,
+            stacked=stacked,
+        )
+    else:
+        scales = _scaling.scale_by_layer_type(
+            MULTIPLIERS | dict(multipliers or {}),
+            layer_types,
+            unmatched,
+            normalize=scaling == "normalized",
+        )
+        scaled = optax.chain(direction, inside, warn_if_tied(scales, multipliers, layer_types))
+    optimizer = optax.chain(scaled, outside, optax.scale_by_learning_rate(learning_rate))
+    return _guard.protect(
+        optimizer, nonfinite, max_consecutive_skips, stacked, ScaleByAardvarkState
+    )

@@ -1,0 +1,70 @@
+"""Checks of arguments, each with one sentence that names the argument, its value and the way out.
+
+A number may be a tracer or an array (``optax.inject_hyperparams`` makes one of every number), about
+which nothing can be asked while a program is traced: only Python's and NumPy's numbers are checked.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any, TypeGuard
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether the value is a concrete Python or NumPy number, and no Boolean."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless the number is finite and above zero."""
+    if is_number(value) and not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, but it is {value!r}.")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises ValueError unless the number is finite and zero or above."""
+    if is_number(value) and not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number, 0 or above, but it is {value!r}.")
+
+
+def check_decay(name: str, value: Any) -> None:
+    """Raises ValueError unless the number can be the decay rate of a moving average."""
+    if is_number(value) and not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), but it is {value!r}.")
+
+
+def check_choice(name: str, value: Any, allowed: Collection[str | None]) -> None:
+    """Raises ValueError unless the value is one of those allowed."""
+    if value not in allowed:
+        options = ", ".join(repr(option) for option in allowed)
+        raise ValueError(f"{name} must be one of {options}, but it is {value!r}.")
+
+
+def check_bounds(name: str, bounds: tuple[Any, Any] | None) -> None:
+    """Raises ValueError unless the bounds are None or a pair of numbers in order."""
+    if bounds is None:
+        return
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        raise ValueError(f"{name} must be a pair (lowest, highest) or None, but it is {bounds!r}.")
+    low, high = bounds
+    check_not_negative(f"{name}[0]", low)
+    check_positive(f"{name}[1]", high)
+    if is_number(low) and is_number(high) and low > high:
+        raise ValueError(f"{name} must be in order (lowest, highest), but it is {bounds!r}.")
+
+
+def floating_dtype(name: str, dtype: Any) -> np.dtype | None:
+    """The floating-point dtype that a dtype or its name means; None stays None."""
+    if dtype is None:
+        return None
+    try:
+        result = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must be a floating-point dtype or its name, but it is {dtype!r}."
+        ) from error
+    if not jnp.issubdtype(result, jnp.floating):
+        raise ValueError(f"{name} must be a floating-point dtype, but it is {result.name!r}.")
+    return result

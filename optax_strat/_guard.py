@@ -1,0 +1,235 @@
+"""Steps whose gradients are not finite: skip them whole, and count them.
+
+"We modify the standard AdamW update to include gradient clipping and numerical stability checks"
+(Aardvark, 4.2). One decision is made for the whole step, from the global norm, so that every shard
+of every parameter takes it alike.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_strat import _checks, _layout, _repair, _states, _strata
+
+Nonfinite = Literal["skip", "nan_to_num"] | None
+"""Skip such steps, set such entries to zero, or do not look."""
+
+
+class SkipNonfiniteState(NamedTuple):
+    """State of :func:`skip_nonfinite`."""
+
+    total: jax.Array
+    """Steps skipped so far, int32 of shape ()."""
+    consecutive: jax.Array
+    """Steps skipped since the last good one, int32 of shape ()."""
+    max_consecutive: jax.Array
+    """From how many in a row on :func:`raise_if_stuck` raises, int32 of shape ()."""
+    inner_state: Any
+
+
+class SkipCounts(NamedTuple):
+    """How many steps were skipped."""
+
+    total: int
+    consecutive: int
+
+
+class NonfiniteError(RuntimeError):
+    """Too many steps in a row had gradients that were not finite."""
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation,
+    max_consecutive: int = 10,
+    *,
+    stacked: _layout.Stacked = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Skips every step whose gradients are not finite.
+
+    On such a step the updates are zero and the state of ``inner`` (moments, counts, schedules)
+    stays the same to the last bit; only the counters here move. Wrap the *whole* optimizer: what
+    stands outside in a chain still runs, and would go on counting.
+
+    Unlike ``optax.apply_if_finite`` it never gives up and applies such an update. Steps go on being
+    skipped, and :func:`raise_if_stuck`, called from the host where the loop reads its metrics
+    anyway, turns ``max_consecutive`` of them in a row into an error.
+
+    A gradient is finite if the float32 norm of all of it is: neither NaN, nor infinite, nor so
+    large that its square overflows. With loss scaling, unscale the gradients first; a skipped step
+    then says when to lower the scale.
+
+    Args:
+      inner: any transformation, usually a complete optimizer.
+      max_consecutive: the number of skipped steps in a row that :func:`raise_if_stuck` refuses.
+      stacked: which containers hold stacked leaves, where ``inner`` was told so too: the norms
+        are then computed once for both.
+
+    Returns:
+      The transformation; its state is a :class:`SkipNonfiniteState`.
+
+    Raises:
+      ValueError: ``max_consecutive`` is not above zero.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from optax_strat import skip_counts, skip_nonfinite
+      >>> tx = skip_nonfinite(optax.adam(0.1))
+      >>> params = jnp.array([1.0, 2.0])
+      >>> state = tx.init(params)
+      >>> updates, state = tx.update(jnp.array([jnp.nan, 1.0]), state, params)
+      >>> optax.apply_updates(params, updates)
+      Array([1., 2.], dtype=float32)
+      >>> skip_counts(state)
+      SkipCounts(total=1, consecutive=1)
+    """
+    return guard(inner, max_consecutive, stacked)
+
+
+def guard(
+    inner: optax.GradientTransformation,
+    max_consecutive: Any,
+    stacked: _layout.Stacked = None,
+    own: type | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """:func:`skip_nonfinite`, for optimizers that can keep part of their state themselves.
+
+    Args:
+      inner: the transformation to guard.
+      max_consecutive: see :func:`skip_nonfinite`.
+      stacked: see :func:`skip_nonfinite`.
+      own: the type of state whose transformation, somewhere in ``inner``, takes the decision as the
+        extra argument ``accept`` and keeps its state by it, which costs no memory traffic.
+    """
+    _checks.check_positive("The number of skipped steps allowed in a row", max_consecutive)
+    inner = optax.with_extra_args_support(inner)
+
+    def is_own(node: Any) -> bool:
+        return own is not None and isinstance(node, own)
+
+    def init(params: Any) -> SkipNonfiniteState:
+        return SkipNonfiniteState(
+            total=jnp.zeros([], jnp.int32),
+            consecutive=jnp.zeros([], jnp.int32),
+            max_consecutive=jnp.asarray(max_consecutive, jnp.int32),
+            inner_state=inner.init(params),
+        )
+
+    def update(
+        updates: Any, state: SkipNonfiniteState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, SkipNonfiniteState]:
+        good = jnp.isfinite(_strata.global_norm(updates, stacked))
+        if own is not None:
+            extra_args["accept"] = good
+
+        def attempt() -> tuple[Any, Any]:
+            return inner.update(updates, state.inner_state, params, **extra_args)
+
+        def select() -> tuple[Any, Any]:
+            directions, new_state = attempt()
+            return (
+                jax.tree.map(lambda u: jnp.where(good, u, _nothing(u)), directions),
+                jax.tree.map(
+                    lambda new, old: new if is_own(new) else jnp.where(good, new, old),
+                    new_state,
+                    state.inner_state,
+                    is_leaf=is_own,
+                ),
+            )
+
+        def branch() -> tuple[Any, Any]:
+            skip = lambda: (jax.tree.map(_nothing, updates), state.inner_state)  # noqa: E731
+            return jax.lax.cond(good, attempt, skip)
+
+        # Selects fuse into the passes that write updates and state. Only on CPUs, where XLA writes
+        # each output in a pass of its own, it copies what it has to select from: there, branch.
+        if own is None:
+            directions, inner_state = jax.lax.platform_dependent(cpu=branch, default=select)
+        else:
+            directions, inner_state = select()
+        return directions, SkipNonfiniteState(
+            total=jnp.where(good, state.total, optax.safe_increment(state.total)),
+            consecutive=jnp.where(good, 0, optax.safe_increment(state.consecutive)),
+            max_consecutive=state.max_consecutive,
+            inner_state=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def protect(
+    optimizer: optax.GradientTransformationExtraArgs,
+    nonfinite: Nonfinite,
+    max_consecutive_skips: Any,
+    stacked: _layout.Stacked,
+    own: type,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer of ours with the treatment that its ``nonfinite`` argument asks for."""
+    _checks.check_choice("nonfinite", nonfinite, ("skip", "nan_to_num", None))
+    match nonfinite:
+        case "skip":
+            return guard(optimizer, max_consecutive_skips, stacked, own)
+        case "nan_to_num":
+            return optax.chain(_repair.repair_nonfinite(), optimizer)
+        case None:
+            return optimizer
+
+
+def skip_counts(opt_state: Any) -> SkipCounts:
+    """Reads how many steps were skipped out of any optimizer state, wherever the guard sits in it.
+
+    Args:
+      opt_state: the state of an optimizer that contains :func:`skip_nonfinite`, on device or host.
+
+    Returns:
+      The counts; of several guards, the sum of the totals and the largest run.
+
+    Raises:
+      ValueError: the state contains no guard.
+    """
+    guards = _guards(opt_state)
+    return SkipCounts(
+        total=sum(int(guard.total) for guard in guards),
+        consecutive=max(int(guard.consecutive) for guard in guards),
+    )
+
+
+def raise_if_stuck(opt_state: Any) -> SkipCounts:
+    """Raises once the guard has skipped its ``max_consecutive`` steps in a row.
+
+    Call it from the host, outside ``jax.jit``, as often as the loop fetches its metrics.
+
+    Args:
+      opt_state: the state of an optimizer that contains :func:`skip_nonfinite`.
+
+    Returns:
+      The counts, as from :func:`skip_counts`.
+
+    Raises:
+      NonfiniteError: that many steps in a row, or more, were skipped.
+      ValueError: the state contains no guard.
+    """
+    counts = skip_counts(opt_state)
+    limit = min(int(guard.max_consecutive) for guard in _guards(opt_state))
+    if counts.consecutive >= limit:
+        raise NonfiniteError(
+            f"The gradients of the last {counts.consecutive} steps were not finite ({counts.total} "
+            f"such steps in all; {limit} in a row are the limit). They changed no parameter: lower "
+            "the learning rate or the loss scale, or look for the NaN with jax_debug_nans."
+        )
+    return counts
+
+
+def _guards(opt_state: Any) -> list[SkipNonfiniteState]:
+    guards = _states.find_states(opt_state, SkipNonfiniteState)
+    if not guards:
+        raise ValueError(
+            "This optimizer state contains no guard; wrap the optimizer in skip_nonfinite(...)."
+        )
+    return guards
+
+
+def _nothing(update: jax.Array) -> jax.Array:
+    # Minus zero, because adding it changes no parameter; adding zero turns -0.0 into 0.0.
+    return jnp.full_like(update, -0.0)

@@ -1,0 +1,17 @@
+"""Finding a transformation's state in an optimizer's, by type and never by position."""
+
+from typing import Any, TypeVar
+
+import jax
+
+State = TypeVar("State")
+
+
+def find_states(opt_state: Any, kind: type[State]) -> list[State]:
+    """All states of one type in an optimizer state, in the order of the tree.
+
+    Chains, partitions, masks, ``optax.MultiSteps`` and ``optax.inject_hyperparams`` may lie around
+    them; a state inside another of the same type is not looked for.
+    """
+    found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in found if isinstance(node, kind)]

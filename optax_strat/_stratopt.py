@@ -1,0 +1,324 @@
+r"""StratOpt.
+
+"StratOpt: A Stratified Optimization Approach for Language Model Training" (Aardvark, October 30,
+2025): Adam's moments without bias correction, and for each layer a learning rate that follows the
+layer's own gradient norm.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_strat import (
+    _checks,
+    _clipping,
+    _decay,
+    _guard,
+    _layer_types,
+    _layout,
+    _mixing,
+    _moments,
+    _strata,
+)
+from optax_strat._references import REFERENCES, Reference, update_reference
+
+
+class ScaleByStratoptState(NamedTuple):
+    """State of :func:`scale_by_stratopt`; :func:`strata_names` names the vectors' entries."""
+
+    count: jax.Array  # type: ignore[assignment]
+    """t, int32 of shape ()."""
+    mu: Any
+    """m_t, like the parameters, in ``mu_dtype``."""
+    nu: Any
+    """v_t, like the parameters, real and at least float32."""
+    gbar: jax.Array
+    """The reference norms, float32 of shape (strata,)."""
+    alpha: jax.Array
+    """α_t, float32 of shape (strata,); before the first step 1, the paper's α_0."""
+    clip_factor: jax.Array
+    """What each stratum's gradients were multiplied by, float32 of shape (strata,)."""
+
+
+def scale_by_stratopt(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    reference: Reference = "ema",
+    reference_decay: Any = 0.99,
+    scale_bounds: tuple[Any, Any] | None = (0.1, 10.0),
+    bias_correction: bool = False,
+    layer_clip: _clipping.Threshold | _clipping.ClipToReference = 1.0,
+    gradient_mixing: Any = None,
+    centred: bool = False,
+    stratum: _strata.Stratum = "layer",
+    stacked: _layout.Stacked = None,
+    layer_types: _layer_types.LayerTypes = None,
+    unmatched: _layer_types.Unmatched = "error",
+    mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The direction :math:`\alpha_t m_t / (\sqrt{v_t} + \epsilon)` of :func:`stratopt`.
+
+    Without sign, learning rate and weight decay. All norms go into one vector, on which clip
+    factor, norm after clipping and scaling factor are computed; then one pass over the parameters
+    reads each gradient once more and writes everything.
+
+    Args:
+      b1: decay of the first moment, in [0, 1).
+      b2: decay of the second moment, in [0, 1).
+      eps: added to both denominators, 0 or above.
+      reference: which reading of the reference norms; see :func:`stratopt`.
+      reference_decay: decay of the averages over time among them, in [0, 1).
+      scale_bounds: the lowest and the highest α_t, or None.
+      bias_correction: whether to correct both moments as Adam does.
+      layer_clip: the largest norm of a stratum's gradient; see :func:`stratopt`.
+      gradient_mixing: κ of :func:`stratopt`'s gradient mixing, or None.
+      centred: whether the second moment is that of :math:`g_t - m_t`.
+      stratum: what has a norm and a scaling factor: ``'layer'``, ``'block'`` or ``'type'``.
+      stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
+      layer_types: rules, or a function from a tree to labels; None means the default rules.
+      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
+      mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+
+    Returns:
+      The transformation; its state is a :class:`ScaleByStratoptState`.
+
+    Raises:
+      ValueError: an argument lies outside what it may be.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_strat import scale_by_stratopt
+      >>> tx = scale_by_stratopt(layer_clip=None)
+      >>> gradient = jnp.array([3.0, 4.0])
+      >>> direction, state = tx.update(gradient, tx.init(gradient))
+      >>> [round(x, 4) for x in direction.tolist()]  # 0.1 g / sqrt(0.001 g²)
+      [3.1623, 3.1623]
+      >>> round(float(state.gbar[0]), 4), round(float(state.alpha[0]), 4)
+      (5.0, 1.0)
+    """
+    _checks.check_decay("b1", b1)
+    _checks.check_decay("b2", b2)
+    _checks.check_not_negative("eps", eps)
+    _checks.check_choice("reference", reference, REFERENCES)
+    _checks.check_decay("reference_decay", reference_decay)
+    _checks.check_bounds("scale_bounds", scale_bounds)
+    _checks.check_not_negative("gradient_mixing", gradient_mixing)
+    _clipping.check_threshold("layer_clip", layer_clip)
+    _clipping.check_stratum(stratum, layer_clip)
+    mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
+    label = _layer_types.labeler(layer_types, unmatched)
+
+    def lay_out(tree: Any) -> _strata.Strata:
+        return _strata.strata(tree, stratum, stacked, layer_types, unmatched)
+
+    def init(params: Any) -> ScaleByStratoptState:
+        shape = (len(lay_out(params).names),)
+        return ScaleByStratoptState(
+            count=jnp.zeros([], jnp.int32),
+            mu=_moments.zero_mu(params, mu_dtype),
+            nu=_moments.zero_nu(params),
+            gbar=jnp.zeros(shape, jnp.float32),
+            alpha=jnp.ones(shape, jnp.float32),
+            clip_factor=jnp.ones(shape, jnp.float32),
+        )
+
+    def clip(
+        norms: jax.Array, strata: _strata.Strata, gbar: jax.Array, updates: Any, params: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """The factors that clip, and the norms after clipping without a second read."""
+        labels = label(updates) if isinstance(layer_clip, Mapping) else None
+        limits = _clipping.thresholds(
+            layer_clip, strata, params=params, labels=labels, reference=gbar
+        )
+        factors = _clipping.clip_factors(norms, limits)
+        return factors.astype(jnp.float32), jnp.minimum(norms, limits).astype(jnp.float32)
+
+    def update(
+        updates: Any,
+        state: ScaleByStratoptState,
+        params: Any = None,
+        *,
+        accept: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Any, ScaleByStratoptState]:
+        del extra_args
+        count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
+        strata = lay_out(updates)
+        norms, clip_factor = strata.norms(updates), jnp.ones_like(state.clip_factor)
+        if layer_clip is not None:
+            clip_factor, norms = clip(norms, strata, state.gbar, updates, params)
+        gbar = update_reference(reference, state.gbar, norms, count, reference_decay)
+        alpha = norms / (gbar + eps)  # 3.1, step c
+        if scale_bounds is not None:
+            alpha = jnp.clip(alpha, *scale_bounds)
+        alpha = alpha.astype(jnp.float32)
+        c1, c2 = _moments.corrections(count, b1, b2) if bias_correction else (1.0, 1.0)
+
+        def step(
+            g: jax.Array, mu: jax.Array, nu: jax.Array, factor: Any, scale: Any, weight: Any
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            g = g if layer_clip is None else factor * g
+            m, v = _moments.update_moments(
+                g, mu, nu, b1, b2, centred=centred, accept=accept
+            )  # 3.1, step b
+            numerator = m * c1
+            if gradient_mixing is not None:
+                numerator = numerator + weight * (g - numerator)
+            return scale * numerator / (jnp.sqrt(v * c2) + eps), m, v  # 3.1, step d
+
+        weight = jnp.zeros_like(alpha)
+        if gradient_mixing is not None:
+            weight = gradient_mixing * _mixing.agreement(updates, state.mu, strata)
+        per_leaf = [strata.spread(vector, updates) for vector in (clip_factor, alpha, weight)]
+        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, *per_leaf)
+        return directions, ScaleByStratoptState(
+            count=count,
+            mu=mu,
+            nu=nu,
+            gbar=_moments.keep(accept, gbar, state.gbar),
+            alpha=_moments.keep(accept, alpha, state.alpha),
+            clip_factor=_moments.keep(accept, clip_factor, state.clip_factor),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def stratopt(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    reference: Reference = "ema",
+    reference_decay: Any = 0.99,
+    scale_bounds: tuple[Any, Any] | None = (0.1, 10.0),
+    bias_correction: bool = False,
+    layer_clip: _clipping.Threshold | _clipping.ClipToReference = 1.0,
+    weight_decay: optax.ScalarOrSchedule = 0.1,
+    mask: Any = None,
+    nonfinite: _guard.Nonfinite = None,
+    max_consecutive_skips: Any = 10,
+    gradient_mixing: Any = None,
+    centred: bool = False,
+    stratum: _strata.Stratum = "layer",
+    stacked: _layout.Stacked = None,
+    layer_types: _layer_types.LayerTypes = None,
+    unmatched: _layer_types.Unmatched = "error",
+    mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""StratOpt: a learning rate for each layer that follows its gradient norm.
+
+    With :math:`g_t` the gradient of one layer after clipping, :math:`\eta_t` the ``learning_rate``,
+    :math:`\lambda` the ``weight_decay`` and :math:`\beta_1, \beta_2, \epsilon` the arguments
+    ``b1``, ``b2`` and ``eps``:
+
+    .. math::
+
+      \begin{align*}
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        \alpha_t &= \mathrm{clip}\left(\frac{\|g_t\|}{\bar g_t + \epsilon}, 0.1, 10\right) \\
+        \theta_{t+1} &= \theta_t - \eta_t \left( \frac{\alpha_t m_t}{\sqrt{v_t} + \epsilon}
+        + \lambda \theta_t \right)
+      \end{align*}
+
+    A *layer* is one parameter tensor, and of a stacked ``[L, ...]`` leaf each slice. Where the
+    paper is silent, the defaults are one reading among several, and each part can be switched off:
+    the equations of section 3.1 alone are ``stratopt(learning_rate, scale_bounds=None,
+    layer_clip=None, weight_decay=0.0)``.
+
+    Without bias correction the first steps are long: :math:`m_t / \sqrt{v_t}` starts at 3.2 and
+    peaks at 6.6 for a steady gradient, so warm up: "Warmup schedule for stable initialization"
+    (3.2).
+
+    Args:
+      learning_rate: η_t, above 0, or an optax schedule; :func:`warmup_cosine` makes one.
+      b1: decay β_1 of the first moment, in [0, 1).
+      b2: decay β_2 of the second moment, in [0, 1).
+      eps: ε in both denominators, 0 or above.
+      reference: the reference norm that section 3.1 divides by and does not define.
+        ``'ema'``: the layer's own norm, averaged over time with ``reference_decay`` and corrected
+        for its start, so that α_1 = 1. ``'running_mean'``: the same over all steps alike.
+        ``'layer_mean'``: the mean over all layers at this step. ``'global_ema'``: that mean,
+        averaged over time.
+      reference_decay: decay of the averages over time, in [0, 1).
+      scale_bounds: the lowest and the highest α_t; None leaves it unbounded, as printed.
+      bias_correction: correct both moments as Adam does; section 3.1 does not.
+      layer_clip: "Gradient clipping based on layer-wise thresholds" (3.2): the largest norm of a
+        layer's gradient. A number; a mapping from layer types to numbers;
+        :class:`ClipToReference` for a multiple of the layer's own reference norm;
+        :class:`ClipToParameters` for a share of its parameters' norm; or None.
+      weight_decay: λ, decoupled, 0 or above, or a schedule: "Separate parameter groups for weight
+        decay" (3.2). Not scaled by α_t.
+      mask: which parameters decay, as in ``optax.adamw``; None means matrices only: no norms, no
+        biases, stacked ones included.
+      nonfinite: what to do with gradients that are not finite: None as in the paper, or
+        ``'skip'`` or ``'nan_to_num'`` as in :func:`aardvark`.
+      max_consecutive_skips: how many skipped steps in a row :func:`raise_if_stuck` refuses.
+      gradient_mixing: κ, or None for none. The "dynamic gradient mixing" that section 1 names and
+        does not define: the numerator becomes :math:`(1 - w_t) m_t + w_t g_t` with
+        :math:`w_t = \kappa \max(0, \cos(g_t, m_{t-1}))`.
+      centred: use :math:`(g_t - m_t)^2` in v_t, a variance proper: "variance-stabilized gradient
+        updates" (section 1).
+      stratum: what has one norm and one α_t: ``'layer'``, ``'block'`` (all tensors of a layer of
+        the network) or ``'type'``. "More sophisticated layer-wise adaptation rules" (section 6).
+      stacked: names of the containers that hold stacked leaves, or a mapping of them to the axis
+        of the layers; None means :data:`DEFAULT_STACKED`, ``()`` means none.
+      layer_types: rules, or a function from a tree to labels, for thresholds and strata by type.
+      unmatched: ``'error'`` or ``'other'``, for parameters without a layer type.
+      mu_dtype: dtype of the first moment, or its name, such as ``'bfloat16'``: "Memory-efficient
+        state tracking" (3.2). None means the parameters' own.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: a number lies outside its range, an option is unknown, thresholds by type meet
+        ``stratum='block'``; at ``init``, a parameter without a layer type that needs one.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from optax_strat import stratopt
+      >>> loss = lambda params: jnp.sum((params - 1.0) ** 2)
+      >>> params = jnp.array([0.0, 3.0])
+      >>> tx = stratopt(0.1)
+      >>> state = tx.init(params)
+      >>> for _ in range(3):
+      ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(f'{loss(params):.2f}')
+      3.30
+      1.65
+      0.62
+    """
+    _checks.check_positive("learning_rate", learning_rate)
+    direction = scale_by_stratopt(
+        b1,
+        b2,
+        eps,
+        reference=reference,
+        reference_decay=reference_decay,
+        scale_bounds=scale_bounds,
+        bias_correction=bias_correction,
+        layer_clip=layer_clip,
+        gradient_mixing=gradient_mixing,
+        centred=centred,
+        stratum=stratum,
+        stacked=stacked,
+        layer_types=layer_types,
+        unmatched=unmatched,
+        mu_dtype=mu_dtype,
+    )
+    optimizer = optax.chain(
+        direction,
+        _decay.add_decay(weight_decay, mask, stacked, layer_types),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return _guard.protect(
+        optimizer, nonfinite, max_consecutive_skips, stacked, ScaleByStratoptState
+    )
