@@ -1,0 +1,1 @@
+"""The harness: trains `models` with any optimizer on sharded meshes, and compares optimizers honestly."""

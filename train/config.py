@@ -1,0 +1,167 @@
+"""What a run is: frozen dataclasses that check themselves, and a hash that names the run.
+
+The optimizers' own dataclasses are in `train.optimizer_configs`, the model's in `models.config`, the
+data's in `train.data.config`; named configurations are in `train.configs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from models import TransformerConfig
+from train.data import DataConfig
+from train.optimizer_configs import AdamW, OptimizerConfig
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the run: linear warm-up from 0, then a decay to a fraction of the peak."""
+
+    warmup_steps: int = 20
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    final_fraction: float = 0.1
+    """Rate of the last step as a fraction of the peak (unused by `constant`)."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; their product must be the number of devices in use."""
+
+    data: int | None = None
+    """Replicas of the parameters; None takes every device that the other axes leave."""
+    fsdp: int = 1
+    """Devices that share one copy of parameters and optimizer state."""
+    tensor: int = 1
+    """Devices that share heads, MLP columns and vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every run of a comparison has in common: all but the optimizer and the seed."""
+
+    model: TransformerConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    steps: int = 200
+    batch_size: int = 16
+    """Sequences a step, over all devices."""
+    context: int = 128
+    """Tokens a sequence; at most the model's context."""
+    log_every: int = 10
+    eval_every: int = 50
+    eval_batches: int | None = None
+    """Validation batches an evaluation; None reads the whole validation split."""
+    checkpoint_every: int = 100
+    max_consecutive_skips: int = 20
+    """Non-finite steps in a row after which a run stops loudly."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "context", "log_every", "eval_every",
+                     "checkpoint_every", "max_consecutive_skips"):  # fmt: skip
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        batches = self.eval_batches
+        _require(batches is None or batches >= 1, "eval_batches", batches, "at least 1, or None")
+        warmup, fraction = self.schedule.warmup_steps, self.schedule.final_fraction
+        allowed = f"between 0 and steps={self.steps}"
+        _require(0 <= warmup <= self.steps, "schedule.warmup_steps", warmup, allowed)
+        _require(0 <= fraction <= 1, "schedule.final_fraction", fraction, "between 0 and 1")
+        if self.context > self.model.context:
+            raise ValueError(
+                f"context={self.context} is longer than the model's context of "
+                f"{self.model.context}: shorten it or raise --model.context."
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.batch_size * self.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Experiment):
+    """One training run: everything that decides its result."""
+
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
+    seed: int = 0
+    """Decides the initial parameters and the order of the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rate = self.optimizer.learning_rate
+        _require(rate > 0, "optimizer.learning_rate", rate, "a positive number")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Experiment):
+    """The same experiment for several optimizers and seeds; within a seed all else is equal."""
+
+    optimizers: Annotated[tuple[OptimizerConfig, ...], tyro.conf.Suppress]
+    """The contestants; the first is the baseline that the others are measured against."""
+    seeds: int = 2
+    """Each seed gives every optimizer the same initial parameters and the same batches."""
+    cost_rounds: int = 9
+    """Rounds in which the optimizers' steps are timed in turn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.seeds >= 1, "seeds", self.seeds, "at least 1")
+        _require(self.cost_rounds >= 3, "cost_rounds", self.cost_rounds, "at least 3")
+        for run in self.runs():
+            assert run.tokens_per_step == self.tokens_per_step
+
+    def runs(self) -> list[RunConfig]:
+        """All runs, every optimizer of a seed before the next seed: a stopped comparison is fair."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Experiment)}
+        return [
+            RunConfig(optimizer=optimizer, seed=seed, **shared)
+            for seed in range(self.seeds)
+            for optimizer in self.optimizers
+        ]
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r} is not allowed: it must be {allowed}.")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values; each optimizer carries its kind."""
+    if dataclasses.is_dataclass(config):
+        fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"kind": type(config).__name__, **fields}
+    if isinstance(config, Path):
+        return str(config)  # type: ignore[return-value]
+    if isinstance(config, tuple | list):
+        return [to_dict(item) for item in config]  # type: ignore[return-value]
+    return config
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits that name a configuration."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def first_difference(ours: Any, theirs: Any, path: str = "") -> str | None:
+    """The first setting in which two `to_dict` results differ, as a readable phrase.
+
+    Example:
+      >>> first_difference({"steps": 10}, {"steps": 20})
+      'steps: 10 here, 20 there'
+    """
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted(ours.keys() | theirs.keys()):
+            found = first_difference(ours.get(key), theirs.get(key), f"{path}.{key}".strip("."))
+            if found:
+                return found
+        return None
+    return None if ours == theirs else f"{path}: {ours!r} here, {theirs!r} there"

@@ -1,0 +1,172 @@
+"""The one table of optimizers: a configuration in, an Optax transformation and its schedule out.
+
+Everything that is equal for all methods is said once, here: the learning-rate schedule, the global
+clip, decay of matrices only, and a guard that lets no non-finite step into the state. What a method
+brings itself (Aardvark's guard, StratOpt's and Adafactor's clipping) is not added a second time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from optax import contrib
+
+import optax_strat
+from train.config import ScheduleConfig
+from train.optimizer_configs import (
+    LAMB,
+    Aardvark,
+    Adafactor,
+    AdamW,
+    AdEMAMix,
+    Lion,
+    Muon,
+    OptimizerConfig,
+    StratOpt,
+)
+from train.schedules import learning_rate_schedule, slow_decay_warmup
+
+
+class Optimizer(NamedTuple):
+    """What the train step and the records need to know of an optimizer."""
+
+    transformation: optax.GradientTransformationExtraArgs
+    schedule: optax.Schedule
+    """Learning rate at a step; a schedule's step is the number of updates made before it."""
+
+
+def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: int) -> Optimizer:
+    """Builds the transformation that a run of `steps` steps uses.
+
+    Args:
+      config: One of the dataclasses of `train.optimizer_configs`.
+      schedule: Warm-up and decay of the learning rate.
+      steps: Length of the run; AdEMAMix's warm-ups and the decay end there.
+
+    Returns:
+      The transformation, guarded against non-finite gradients, and its schedule.
+    """
+    rate = learning_rate_schedule(config.learning_rate, schedule, steps)
+    transformation = _transformation(config, rate, steps)
+    if not isinstance(config, Aardvark):
+        transformation = optax_strat.skip_nonfinite(transformation)
+    return Optimizer(transformation, rate)
+
+
+def _transformation(
+    config: OptimizerConfig, rate: optax.Schedule, steps: int
+) -> optax.GradientTransformation:
+    mask = optax_strat.decays
+    match config:
+        case AdamW():
+            inner = optax.adamw(
+                rate, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=mask
+            )
+        case AdEMAMix():
+            inner = contrib.ademamix(
+                rate,
+                config.b1,
+                config.b2,
+                b3=slow_decay_warmup(config.b1, config.b3, steps),
+                alpha=optax.linear_schedule(0.0, config.alpha, steps),
+                eps=config.eps,
+                weight_decay=config.weight_decay,
+                mask=mask,
+            )
+        case Lion():
+            inner = optax.lion(
+                rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
+            )
+        case LAMB():
+            # optax.lamb, its trust ratio taken per layer and not per stack of layers.
+            inner = optax.chain(
+                optax.scale_by_adam(config.b1, config.b2, config.eps),
+                optax.add_decayed_weights(config.weight_decay, mask),
+                optax_strat.per_layer(optax.scale_by_trust_ratio()),
+                optax.scale_by_learning_rate(rate),
+            )
+        case Adafactor():
+            # Decay is added outside so that it is scaled by the rate, as every other method's is.
+            return optax.chain(
+                optax_strat.per_layer(
+                    optax.adafactor(
+                        rate,
+                        config.min_dim_size_to_factor,
+                        config.decay_rate,
+                        clipping_threshold=config.clipping_threshold,
+                        momentum=config.momentum,
+                    )
+                ),
+                optax.add_decayed_weights(lambda count: -config.weight_decay * rate(count), mask),
+            )
+        case Muon():
+            inner = contrib.muon(
+                rate,
+                beta=config.beta,
+                ns_steps=config.ns_steps,
+                eps=config.eps,
+                weight_decay=config.weight_decay,
+                adam_b1=config.adam_b1,
+                adam_b2=config.adam_b2,
+                adam_weight_decay=0.0,
+                muon_weight_dimension_numbers=_hidden_matrices,
+                consistent_rms=config.consistent_rms,
+            )
+        case StratOpt():
+            return optax_strat.stratopt(
+                rate,
+                config.b1,
+                config.b2,
+                config.eps,
+                reference=config.reference,
+                reference_decay=config.reference_decay,
+                scale_bounds=config.scale_bounds,
+                bias_correction=config.bias_correction,
+                layer_clip=config.layer_clip,
+                weight_decay=config.weight_decay,
+                stratum=config.stratum,
+                mu_dtype=config.mu_dtype,
+            )
+        case Aardvark():
+            return optax_strat.aardvark(
+                rate,
+                config.b1,
+                config.b2,
+                config.eps,
+                multipliers={
+                    "embedding": config.embedding,
+                    "attention": config.attention,
+                    "mlp": config.mlp,
+                    "head": config.head,
+                },
+                scaling=config.scaling,
+                clip=config.clip,
+                clip_mode=config.clip_mode,
+                nonfinite=config.nonfinite,
+                weight_decay=config.weight_decay,
+                mu_dtype=config.mu_dtype,
+            )
+    if config.clip is None:
+        return inner
+    return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+
+
+def _hidden_matrices(params: Any) -> Any:
+    """Which dims of each attention and MLP kernel form the matrix that Muon orthogonalizes.
+
+    Kernels are stacked, [L, in..., out...], and L is a batch dim; everything else goes to AdamW.
+    """
+
+    def dimensions(path: Any, leaf: Any, layer_type: str) -> contrib.MuonDimensionNumbers | None:
+        if layer_type not in ("attention", "mlp") or leaf.ndim < 3:
+            return None
+        if leaf.ndim == 3:
+            return contrib.MuonDimensionNumbers(1, 2)
+        if "out" in jax.tree_util.keystr(path, simple=True, separator="/").split("/"):
+            return contrib.MuonDimensionNumbers((1, 2), 3)
+        return contrib.MuonDimensionNumbers(1, (2, 3))
+
+    labels = optax_strat.layer_types(params)
+    return jax.tree_util.tree_map_with_path(dimensions, params, labels)

@@ -1,0 +1,101 @@
+"""A configuration made ready to run: mesh, optimizer and compiled steps, and what they cost.
+
+Seeds share a program, since a seed is data to it: comparing methods over seeds compiles each once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from train.config import RunConfig
+from train.data import Batch
+from train.optimizers import Optimizer, build_optimizer
+from train.sharding import batch_sharding, make_mesh
+from train.state import TrainState, abstract_state, init_state, state_bytes
+from train.step import Metrics, make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """Compiled for one model, batch shape, optimizer and mesh."""
+
+    config: RunConfig
+    mesh: Mesh
+    optimizer: Optimizer
+    target: TrainState
+    """The state's shapes, dtypes and shardings."""
+    compile_seconds: float
+    _train_step: jax.stages.Compiled
+    _eval_step: Any
+
+    def init(self, seed: int) -> TrainState:
+        """The state before the first step."""
+        return init_state(self.config.model, self.optimizer.transformation, self.mesh, seed)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step; the old state is donated and must not be used again."""
+        return self._train_step(state, self.place(batch))
+
+    def evaluate(self, params: Any, batches: Iterable[Batch]) -> float:
+        """Mean loss over the batches' weighted positions, in nats a token."""
+        sums = [self._eval_step(params, self.place(batch)) for batch in batches]
+        total, weight = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        return float(total / weight)
+
+    def place(self, batch: Batch) -> Batch:
+        """Puts this process's rows of a batch on its devices."""
+        sharding = batch_sharding(self.mesh, self.config.batch_size)
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+        )
+
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes of optimizer state for each parameter, over all devices."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.target.params))
+        return state_bytes(self.target.opt_state) / parameters
+
+    def peak_bytes(self) -> int:
+        """Device memory that the compiled train step needs: state, batch and temporaries."""
+        memory = self._train_step.memory_analysis()
+        return (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+        )
+
+    def compiled_cost(self) -> dict[str, float]:
+        """The compiler's own count of the step: `flops` and `bytes accessed`, where it has one."""
+        return dict(self._train_step.cost_analysis() or {})
+
+
+def build_program(config: RunConfig) -> Program:
+    """Compiles the steps of a run, ahead of its first batch.
+
+    Raises:
+      ValueError: If the mesh does not fit the devices, the batch or the model.
+    """
+    mesh = make_mesh(config.mesh)
+    optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
+    target = abstract_state(config.model, optimizer.transformation, mesh)
+    sharding = batch_sharding(mesh, config.batch_size)
+    shape = (config.batch_size, config.context)
+    tokens_BT = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+    weights_BT = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+    batch = Batch(tokens_BT, tokens_BT, weights_BT)
+    start = time.perf_counter()
+    step = jax.jit(make_train_step(config.model, optimizer), donate_argnums=0,
+                   out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None))  # fmt: skip
+    compiled = step.lower(target, batch).compile()
+    seconds = time.perf_counter() - start
+    return Program(
+        config, mesh, optimizer, target, seconds, compiled, jax.jit(make_eval_step(config.model))
+    )

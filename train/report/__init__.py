@@ -1,0 +1,60 @@
+"""From records to what a reader looks at: tables in the terminal, figures, and an HTML page.
+
+Reads nothing but records, so that a report costs seconds and can be made again at any time.
+"""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from train.report import figures, page, summary, terminal
+from train.report.comparison import load
+from train.report.norms_table import norms_table
+from train.report.papers import papers_table
+from train.report.results_table import results_table
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    console: Console | None = None,
+    allow_mixed: bool = False,
+) -> Path:
+    """Reports a comparison, a part of one, or a single run.
+
+    Writes ``index.html``, ``figure1`` and ``figure2`` (SVG and PNG), and ``tables.jsonl`` with the
+    tables' numbers, one JSON object per row; prints the tables.
+
+    Args:
+        folder: a comparison's folder, finished or not, or a run's.
+        out: where the report goes; ``folder/report`` by default.
+        console: where the tables are printed; the terminal by default.
+        allow_mixed: take runs of different data, model, tokens or rates into one table.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: the folder holds no runs, or runs that do not belong into one table.
+        RecordError: a record cannot be read; the message names the file and the line.
+    """
+    comparison = load(folder, allow_mixed=allow_mixed)
+    out = out or folder / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    words = summary.summarize(comparison)
+    tables = results_table(comparison), norms_table(comparison), papers_table()
+    with (out / "tables.jsonl").open("w", encoding="utf-8") as file:
+        for table in tables:
+            file.writelines(
+                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+                for row in table.json_rows()
+            )
+    drawings = figures.draw(comparison, out)
+    path = out / "index.html"
+    path.write_text(page.render(words, drawings, *tables), encoding="utf-8")
+    terminal.show(words, *tables, console or Console())
+    return path

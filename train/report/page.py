@@ -1,0 +1,28 @@
+"""The report as one HTML file that needs nothing else: no network, no fonts, no scripts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from train.report.figures import Drawing
+from train.report.summary import Summary
+from train.report.table import Table
+
+# Escapes every string that goes into the page, but for our own SVG, which is marked as safe.
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(
+    summary: Summary, drawings: Sequence[Drawing], results: Table, norms: Table, papers: Table
+) -> str:
+    """The page's HTML."""
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        summary=summary, drawings=drawings, results=results, norms=norms, papers=papers
+    )

@@ -1,0 +1,167 @@
+"""The words of the report, each computed from the records: the finding, the facts, the cautions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from train.records import RunRecord
+from train.report import units
+from train.report.comparison import Comparison, Group
+from train.report.papers import PARAMETERS
+from train.report.statistics import PERCENT
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What stands around the tables.
+
+    Attributes:
+        finding: what was found, in one sentence.
+        facts: data, model, tokens, seeds, device, versions and commit, by name.
+        cautions: what the numbers do not show.
+        unfinished: the runs under way, and how far each has come.
+        about: the text of comparison.json, or None.
+    """
+
+    finding: str
+    facts: dict[str, str]
+    cautions: list[str]
+    unfinished: list[str]
+    about: str | None
+
+
+def summarize(comparison: Comparison) -> Summary:
+    """The words of a comparison's report."""
+    return Summary(
+        finding=_finding(comparison),
+        facts=_facts(comparison),
+        cautions=_cautions(comparison),
+        unfinished=[
+            f"{run.record.name}, step {run.last_step} of {run.record.steps}"
+            for group in comparison.groups
+            for run in group.unfinished
+        ],
+        about=comparison.about,
+    )
+
+
+def _finding(comparison: Comparison) -> str:
+    tokens = units.count(max(run.record.tokens for run in comparison.runs))
+    finished = [group for group in comparison.groups if group.finished]
+    if not finished:
+        return (
+            f"No run of {tokens} tokens has ended with a usable loss so far: {_states(comparison)}."
+        )
+    best, *others = finished
+    loss = best.over_seeds(lambda final: final.val_loss)
+    assert loss is not None
+    n = units.plural(loss.n, "seed")
+    value = units.number(loss.mean, 4)
+    if loss.half_width is not None:
+        value += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{units.number(loss.half_width, 4)}"
+    if not others:
+        return f"After {tokens} tokens, {best.title} has a validation loss of {value} (n = {n})."
+    lead = f"After {tokens} tokens, {best.title} has the lowest validation loss, {value} (n = {n})"
+    return f"{lead}; {_standing(best, others)}."
+
+
+def _standing(best: Group, others: list[Group]) -> str:
+    """How the others stand to the best, by the interval of the difference paired by seed."""
+    whole = [group for group in others if not group.diverged]
+    differences = {group.title: group.loss_difference(best) for group in whole}
+    above = [title for title, found in differences.items() if found and found.excludes_zero]
+    within = [
+        title for title, found in differences.items()
+        if found and found.half_width is not None and not found.excludes_zero
+    ]  # fmt: skip
+    unknown = [title for title in differences if title not in above and title not in within]
+    parts = []
+    if within:
+        parts.append(f"{units.listing(within)} {_are(within)} not told apart from it")
+    if above:
+        parts.append(f"{units.listing(above)} {_are(above)} above it")
+    if parts:
+        parts[-1] += f" (by the {PERCENT} intervals of the differences paired by seed)"
+    if unknown:
+        reason = "fewer than two seeds in common give no interval"
+        parts.append(f"{units.listing(unknown)} cannot be told from it ({reason})")
+    return ", ".join(parts)
+
+
+def _are(words: list[str]) -> str:
+    return "is" if len(words) == 1 else "are"
+
+
+def _states(comparison: Comparison) -> str:
+    diverged = sum(len(group.diverged) for group in comparison.groups)
+    unfinished = sum(len(group.unfinished) for group in comparison.groups)
+    counts = ((diverged, "diverged"), (unfinished, "under way"))
+    return " and ".join(f"{units.plural(n, 'run')} {state}" for n, state in counts if n)
+
+
+def _facts(comparison: Comparison) -> dict[str, str]:
+    runs = [run.record for run in comparison.runs]
+    return {
+        name: "; ".join(dict.fromkeys(describe(run) for run in runs))
+        for name, describe in _FACTS.items()
+    } | {"Seeds": ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))}
+
+
+_FACTS: dict[str, Callable[[RunRecord], str]] = {
+    "Data": lambda run: (
+        f"{run.data.source}, {units.count(run.data.train_tokens)} training tokens "
+        f"({run.data.tokenizer}, manifest {run.data.fingerprint:.12})"
+    ),
+    "Model": lambda run: (
+        f"{run.model.name}, {units.count(run.model.parameters)} parameters, "
+        f"{units.count(run.model.flops_per_token)} training FLOPs per token"
+    ),
+    "Tokens": lambda run: (
+        f"{units.count(run.tokens)} a run: {run.steps} steps × {run.batch_size} sequences × "
+        f"{run.context} tokens"
+    ),
+    "Seeds": lambda run: str(run.seed),
+    "Device": lambda run: f"{run.device_count} × {run.device}",
+    "Versions": lambda run: ", ".join(f"{name} {v}" for name, v in sorted(run.versions.items())),
+    "Commit": lambda run: run.commit,
+}
+
+
+def _cautions(comparison: Comparison) -> list[str]:
+    runs = [run.record for run in comparison.runs]
+    small = min(run.model.parameters for run in runs)
+    found = [
+        f"This tier is {units.count(small)} parameters and "
+        f"{units.count(min(run.tokens for run in runs))} tokens on one text: it supports no claim "
+        f"about {units.count(PARAMETERS)} parameters, the papers’ size, or any other."
+        if small < PARAMETERS
+        else "One model size and one text: it supports no claim about any other."
+    ]
+    if len(comparison.groups) > 1:
+        found.append(
+            "An optimizer’s runs are all at one learning rate: an order may be an order of rates "
+            "as much as of optimizers."
+        )
+    for group in comparison.groups:
+        if group.diverged:
+            found.append(_divergence(group))
+    found += _differing(runs)
+    return [*found, *comparison.notices]
+
+
+def _divergence(group: Group) -> str:
+    total = len(group.diverged) + len(group.finished)
+    names = ", ".join(f"seed {run.record.seed}" for run in group.diverged)
+    told = (
+        f"{group.title} diverged in {len(group.diverged)} of {units.plural(total, 'run')} ({names})"
+    )
+    return f"{told}; its means are over the rest and flatter it." if group.finished else f"{told}."
+
+
+def _differing(runs: Sequence[RunRecord]) -> list[str]:
+    """Conditions that may differ within a table but change what its numbers mean."""
+    found = []
+    for name in ("Data", "Model", "Tokens", "Device", "Versions", "Commit"):
+        kinds = len({_FACTS[name](run) for run in runs})
+        if kinds > 1:
+            found.append(f"The runs are of {kinds} different kinds in: {name.lower()}.")
+    return found

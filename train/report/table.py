@@ -1,0 +1,85 @@
+"""A table as plain rows: what the terminal, the page and ``tables.jsonl`` show alike.
+
+A row is a dataclass of numbers. A column says how it shows one of them and how it was measured.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from train.report import units
+from train.report.statistics import Estimate
+from train.typed_json import to_json
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, and in smaller print how sure it is."""
+
+    text: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".strip()
+
+
+NOTHING = Cell(units.MISSING)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, how a row shows in it, and how its numbers were measured."""
+
+    title: str
+    show: Callable[[Any], Cell]
+    how: str = ""
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption.
+
+    Attributes:
+        key: its name in ``tables.jsonl``.
+        printed_rows: how many of the last rows are quoted from a paper and not of these runs.
+    """
+
+    key: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Any, ...]
+    printed_rows: int = 0
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """What every cell shows, row by row."""
+        return [[column.show(row) for column in self.columns] for row in self.rows]
+
+    def json_rows(self) -> Iterator[dict[str, Any]]:
+        """Every row's numbers, ready for a line of JSON."""
+        for row in self.rows:
+            yield {"table": self.key, **to_json(row)}
+
+
+def show_interval(estimate: Estimate | None, digits: int, *, sign: bool = False) -> Cell:
+    """A mean and its 95 % interval."""
+    return _show(estimate, estimate.half_width if estimate else None, digits, sign)
+
+
+def show_spread(estimate: Estimate | None, digits: int) -> Cell:
+    """A mean and its standard deviation."""
+    return _show(estimate, estimate.sd if estimate else None, digits, sign=False)
+
+
+def _show(estimate: Estimate | None, spread: float | None, digits: int, sign: bool) -> Cell:
+    if estimate is None:
+        return NOTHING
+    text = units.number(estimate.mean, digits, sign=sign)
+    return Cell(text, "n = 1" if spread is None else f"± {units.number(spread, digits)}")
+
+
+def show_number(value: float | None, show: Callable[[float], str]) -> Cell:
+    """A number without a spread, or a dash where it is missing."""
+    return NOTHING if value is None else Cell(show(value))

@@ -1,0 +1,57 @@
+"""The report in the terminal: the same tables, within a hundred columns."""
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from train.report.summary import Summary
+from train.report.table import Cell, Table
+
+_SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own
+
+
+def show(summary: Summary, results: Table, norms: Table, papers: Table, console: Console) -> None:
+    """Prints the finding, the tables and the cautions."""
+    console.print()
+    console.print(Text(summary.finding, style="bold"))
+    for name, value in summary.facts.items():
+        console.print(Text.assemble((f"{name}: ", "dim"), value))
+    if results.rows:
+        costs = [0, *range(_SPLIT, len(results.columns))]
+        _print(console, results, list(range(_SPLIT)), "Table 1a. Losses")
+        _print(console, results, costs, "Table 1b. Costs")
+        _print(console, norms)
+        _print(console, papers)
+    for line in summary.unfinished:
+        console.print(Text(f"Unfinished: {line}", style="yellow"))
+    for line in summary.cautions:
+        console.print(Text(f"Caution: {line}", style="dim"))
+
+
+def _print(
+    console: Console, table: Table, columns: list[int] | None = None, title: str | None = None
+) -> None:
+    chosen = range(len(table.columns)) if columns is None else columns
+    shown = RichTable(
+        title=title or table.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
+        padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
+    for index in chosen:
+        column = table.columns[index]
+        justify: JustifyMethod = "left" if column.is_text else "right"
+        # Where the terminal is narrow, names are folded and numbers stay whole.
+        shown.add_column(column.title, justify=justify, no_wrap=not column.is_text, overflow="fold")
+    first_printed = len(table.rows) - table.printed_rows
+    for number, cells in enumerate(table.cells):
+        style = "italic dim" if number >= first_printed else ""
+        shown.add_row(*(_text(cells[index], index == 0) for index in chosen), style=style)
+    console.print(shown)
+    console.print()
+
+
+def _text(cell: Cell, is_name: bool) -> Text:
+    """The cell as text, never as markup; a name's detail goes under it."""
+    if is_name and cell.detail:
+        return Text.assemble(cell.text, (f"\n{cell.detail}", "red"))
+    return Text(str(cell).replace(" ± ", "±"))

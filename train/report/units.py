@@ -1,0 +1,47 @@
+"""Numbers as people read them: 2.1M tokens, 18.7 GB, 3.2 min."""
+
+import math
+
+MISSING = "—"
+
+
+def _scaled(value: float, base: tuple[tuple[float, str], ...]) -> str:
+    # The factor makes 999,600 "1M" and not "1e+03k": it would be rounded up to the next unit.
+    size, suffix = next((unit for unit in base if abs(value) >= 0.9995 * unit[0]), (1.0, ""))
+    return f"{value / size:.3g}{suffix}"
+
+
+def count(value: float) -> str:
+    """A number of tokens, parameters or operations: ``2.1M``."""
+    return _scaled(
+        value, ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+    )
+
+
+def size(value: float) -> str:
+    """A number of bytes, 1 GB being 10^9 bytes: ``18.7 GB``."""
+    return _scaled(value, ((1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1.0, " B")))
+
+
+def duration(seconds: float) -> str:
+    """A time: ``87.0 s``, ``3.2 min``, ``19.8 h``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def number(value: float, digits: int, *, sign: bool = False) -> str:
+    """A number with a fixed count of decimals and a true minus sign, or a dash when not finite."""
+    if not math.isfinite(value):
+        return MISSING
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def plural(n: int, word: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
+def listing(words: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,135 @@
+"""The device mesh, and where each array of a run lives on it.
+
+*axis* is a mesh axis (`data`, `fsdp`, `tensor`), *dim* a dimension of a tensor. Models name the dims
+of their parameters (`embed`, `mlp`, ...); `RULES` says which axis shards which dim. Optimizer state
+that has a parameter's shape is sharded as that parameter, everything else is replicated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from train.config import Experiment, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: dict[str, str | None] = {
+    "embed": "fsdp",
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "head_dim": None,
+    "layers": None,
+}
+
+BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Lays the devices out on the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      config: Devices along each axis; `data=None` takes what the others leave.
+      devices: The devices to use; all of them by default.
+
+    Raises:
+      ValueError: If the axes' product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    fixed = config.fsdp * config.tensor
+    data = config.data if config.data is not None else max(len(devices) // max(fixed, 1), 1)
+    shape = (data, config.fsdp, config.tensor)
+    if min(shape) < 1 or data * fixed != len(devices):
+        raise ValueError(
+            f"mesh data={data} x fsdp={config.fsdp} x tensor={config.tensor} needs "
+            f"{data * fixed} devices and {len(devices)} are in use: make the product {len(devices)}."
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
+    """Rows of a batch over `data` and `fsdp`.
+
+    Raises:
+      ValueError: If the rows cannot be shared out evenly.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shards:
+        raise ValueError(
+            f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices: "
+            f"take a multiple of {shards}."
+        )
+    return NamedSharding(mesh, BATCH_SPEC)
+
+
+def check_mesh(config: Experiment) -> None:
+    """Refuses a mesh that does not fit the devices or the batch, before any data is read.
+
+    Raises:
+      ValueError: As `make_mesh` and `batch_sharding`.
+    """
+    batch_sharding(make_mesh(config.mesh), config.batch_size)
+
+
+def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
+    """A NamedSharding for each parameter.
+
+    Args:
+      mesh: The mesh of `make_mesh`.
+      logical_axes: For each parameter a tuple with one dim name (or None) a dimension.
+      shapes: Arrays or ShapeDtypeStructs of the same structure.
+
+    Raises:
+      ValueError: If a sharded dim is not a multiple of its axis's size.
+    """
+
+    def one(path: Any, shape: Any, names: tuple[str | None, ...]) -> NamedSharding:
+        axes = tuple(RULES[name] if name else None for name in names)
+        for dim, name, axis in zip(shape.shape, names, axes, strict=True):
+            if axis and dim % mesh.shape[axis]:
+                raise ValueError(
+                    f"mesh axis {axis}={mesh.shape[axis]} does not divide {name}={dim} of "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')}: "
+                    f"choose a {axis} size that divides {dim}."
+                )
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
+
+
+def state_shardings(
+    transformation: optax.GradientTransformation, parameters: Any, shardings: Any
+) -> Any:
+    """Shardings of an optimizer's state: like its parameter where the shape agrees, else replicated.
+
+    Args:
+      transformation: The optimizer.
+      parameters: ShapeDtypeStructs of the parameters.
+      shardings: Their NamedShardings.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
+
+    def like_parameter(leaf: Any, parameter: Any, sharding: NamedSharding) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        return sharding if leaf.shape == parameter.shape else replicated(mesh)
+
+    return optax.tree.map_params(
+        transformation,
+        like_parameter,
+        jax.eval_shape(transformation.init, parameters),
+        parameters,
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
+    )
