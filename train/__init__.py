@@ -1,1 +1,1 @@
-"""The harness: trains `models` with any optimizer on sharded meshes, and compares optimizers honestly."""
+"""The harness: trains `models` on sharded meshes, and compares optimizers on equal terms."""

@@ -46,7 +46,7 @@ def refuse_unless_accepted(config: RunConfig, accepted: bool) -> None:
     cost = budget(config)
     if cost.a100_hours > LIMIT_HOURS and not accepted:
         raise ValueError(
-            f"this run is {cost.tokens / 1e9:,.1f} billion tokens, {cost.flops:.2e} FLOPs: at least "
-            f"{cost.a100_hours:,.0f} A100-hours at 100 % utilization. Add --accept-cost to run it "
-            "all the same, or lower --steps."
+            f"this run is {cost.tokens / 1e9:,.1f} billion tokens, {cost.flops:.2e} FLOPs: "
+            f"at least {cost.a100_hours:,.0f} A100-hours at 100 % utilization. Add --accept-cost "
+            "to run it all the same, or lower --steps."
         )

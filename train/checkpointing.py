@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: asynchronous saves, exact restores, and a refusal of what does not fit.
+"""Checkpoints through Orbax: asynchronous saves, exact restores, refusal of what does not fit.
 
 A checkpoint has four items: `params` and `opt_state` (arrays), `data` (the position: step, seed and
 the data set's fingerprint) and `meta` (hash of the configuration, training seconds so far).
@@ -117,8 +117,8 @@ class Checkpointer:
         for key, ours in self._identity.items():
             if found[key] != ours:
                 raise CheckpointError(
-                    f"{self._folder} holds a checkpoint with {key}={found[key]!r}, and this run has "
-                    f"{ours!r}: choose another --out, or run the configuration it was made with."
+                    f"{self._folder} holds a checkpoint with {key}={found[key]!r}, and this run "
+                    f"has {ours!r}: choose another --out, or run the configuration of its making."
                 )
 
     def _check_dtypes(self, step: int, target: TrainState) -> None:

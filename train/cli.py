@@ -51,7 +51,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare optimizers on equal terms and write the report; the same command goes on after a stop."""
+    """Compare optimizers on equal terms and report; the same command goes on after a stop."""
 
     comparison: Annotated[Comparison, tyro.conf.arg(name="")]
     out: Path | None = None
@@ -59,7 +59,7 @@ class CompareOptions:
     quick: bool = False
     """A tenth of the steps."""
     only: tuple[str, ...] = ()
-    """Compare these alone, such as `--only adamw aardvark`; the first is the baseline."""
+    """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class ReportOptions:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 0, 1 (stuck), 2 (wrong input) or 130 (Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    commands: dict[str, Callable[[list[str]], None]]
     commands = {"run": _run, "compare": _compare, "report": _report, "prepare": _prepare}
     if not arguments or arguments[0] not in commands:
         _explain(commands, asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
@@ -139,7 +140,7 @@ def _prepare(arguments: list[str]) -> None:
                 f"{documents:,} documents, {size / 1e6:,.1f} MB of text"
             ),
         )
-    console.print(manifest.summary())
+    console.print(manifest.summary(), markup=False, highlight=False)
 
 
 def _parse(options: type[T], command: str, arguments: list[str], default: T | None = None) -> T:
@@ -158,8 +159,10 @@ def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
     for name in names:
         if name not in known:
             raise ValueError(f"--only {name}: no such optimizer; choose from {', '.join(known)}.")
-    chosen = tuple(known[name] for name in names) or comparison.optimizers
-    return dataclasses.replace(comparison, optimizers=chosen)
+    if not names:
+        return comparison
+    chosen = [optimizer for name, optimizer in known.items() if name in ("adamw", *names)]
+    return dataclasses.replace(comparison, optimizers=tuple(chosen))
 
 
 def _default_folder(comparison: Comparison) -> Path:

@@ -1,8 +1,8 @@
 """A comparison: every optimizer on every seed, then the costs; stopped anywhere, it goes on there.
 
-    <folder>/comparison.json          what is compared
-    <folder>/runs/adamw-s0/           one run: configuration, records, checkpoints
-    <folder>/costs.jsonl              step time and memory of each optimizer
+<folder>/comparison.json          what is compared
+<folder>/runs/adamw-s0/           one run: configuration, records, checkpoints
+<folder>/costs.jsonl              step time and memory of each optimizer
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a run is: frozen dataclasses that check themselves, and a hash that names the run.
 
-The optimizers' own dataclasses are in `train.optimizer_configs`, the model's in `models.config`, the
-data's in `train.data.config`; named configurations are in `train.configs`.
+The optimizers' own dataclasses are in `train.optimizer_configs`, the model's in `models.config`,
+the data's in `train.data.config`; named configurations are in `train.configs`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Comparison(Experiment):
     """The same experiment for several optimizers and seeds; within a seed all else is equal."""
 
     optimizers: Annotated[tuple[OptimizerConfig, ...], tyro.conf.Suppress]
-    """The contestants; the first is the baseline that the others are measured against."""
+    """The contestants; the first, AdamW, is the baseline that the others are measured against."""
     seeds: int = 2
     """Each seed gives every optimizer the same initial parameters and the same batches."""
     cost_rounds: int = 9
@@ -119,7 +119,7 @@ class Comparison(Experiment):
             assert run.tokens_per_step == self.tokens_per_step
 
     def runs(self) -> list[RunConfig]:
-        """All runs, every optimizer of a seed before the next seed: a stopped comparison is fair."""
+        """All runs, every optimizer on a seed before the next seed, so that stopping is fair."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Experiment)}
         return [
             RunConfig(optimizer=optimizer, seed=seed, **shared)

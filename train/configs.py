@@ -72,7 +72,7 @@ def paper_consistent() -> RunConfig:
 
 
 def paper_epoch() -> RunConfig:
-    """134M on FineWeb, 2,384 steps of 1024 x 4096: one pass over FineWeb's 10-billion-token sample."""
+    """134M on FineWeb, 2,384 steps of 1024 x 4096: one pass over the 10-billion-token sample."""
     return dataclasses.replace(
         paper_consistent(), steps=2384, schedule=ScheduleConfig(warmup_steps=238)
     )
@@ -100,7 +100,14 @@ def tuned() -> RunConfig:
 
 def compare() -> Comparison:
     """Seven optimizers, 0.13M parameters, embedded text: about 8 minutes on two CPU cores."""
-    return Comparison(model=NANO, optimizers=nano_optimizers(), steps=400, eval_every=50)
+    return Comparison(
+        model=NANO,
+        optimizers=nano_optimizers(),
+        steps=400,
+        seeds=3,
+        eval_every=50,
+        checkpoint_every=200,
+    )
 
 
 def compare_quick() -> Comparison:
@@ -112,5 +119,8 @@ def compare_quick() -> Comparison:
 
 
 RUNS: Mapping[str, Callable[[], RunConfig]] = MappingProxyType(
-    {make.__name__: make for make in (nano, micro, paper_consistent, paper_epoch, paper_literal, tuned)}
+    {
+        make.__name__: make
+        for make in (nano, micro, paper_consistent, paper_epoch, paper_literal, tuned)
+    }
 )

@@ -1,8 +1,8 @@
 """The loop of one run: step, log, evaluate, checkpoint; from the start or from where it was.
 
-The host reads the metrics of a step while the device computes the next one, so it never waits for
-the device and the device never for it. Everything that decides the result is a function of the
-configuration and the step, so an interrupted run ends in the same bits as an undisturbed one.
+The host reads the metrics of a step while the device computes the next one, so neither waits for
+the other. Everything that decides the result is a function of the configuration and the step, so an
+interrupted run ends in the same bits as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from train.config import Experiment, RunConfig, config_hash
 from train.data import Dataset, open_dataset
 from train.interrupts import Interrupted, StopRequest
 from train.program import Program, build_program
-from train.records import EvalRecord, FinalRecord, RecordWriter, StepRecord
-from train.run_folder import claim, finished, run_record
+from train.recorder import Recorder
+from train.records import FinalRecord
+from train.run_folder import RECORDS, claim, finished
 from train.sharding import check_mesh
-from train.state import TrainState
 from train.stopwatch import Stopwatch
 
 
@@ -63,7 +63,8 @@ def train(
       ValueError: If the configuration does not fit the data, the devices or what the folder holds;
         raised before anything is written.
       Interrupted: If a signal asked to stop; the state is saved.
-      StuckError: After `config.max_consecutive_skips` non-finite steps in a row.
+      StuckError: After `config.max_consecutive_skips` non-finite steps in a row; a final record
+        says that the run diverged.
     """
     done = finished(folder, config)
     if done is not None:
@@ -76,15 +77,9 @@ def train(
     run = _Run(config, folder, program, dataset, on_progress)
     try:
         with StopRequest() as stop:
-            final = run.to_the_end(stop)
-    except StuckError:
-        run.finish(val_loss=math.nan)
-        raise
+            return run.to_the_end(stop)
     finally:
         run.close()
-    if stop.signum:  # It came with the last step: whoever called must not go on to another run.
-        raise Interrupted(stop.signum, config.steps)
-    return final
 
 
 def check_vocabulary(config: Experiment, dataset: Dataset) -> None:
@@ -101,7 +96,7 @@ def check_vocabulary(config: Experiment, dataset: Dataset) -> None:
 
 
 class _Run:
-    """One run under way."""
+    """One run under way: the state, and what has to happen around each step."""
 
     def __init__(
         self,
@@ -120,69 +115,70 @@ class _Run:
             seed=config.seed,
         )
         restored = self._checkpointer.restore(program.target)
-        self._state: TrainState = restored.state if restored else program.init(config.seed)
+        self._state = restored.state if restored else program.init(config.seed)
         self._clock = Stopwatch(restored.seconds if restored else 0.0)
         self._start = int(self._state.step)
-        self._writer = RecordWriter(folder / "records.jsonl", resume_after_step=self._start)
-        self._records: list[Any] = list(self._writer.kept)
-        self._skipped = 0
+        self._recorder = Recorder(folder / RECORDS, config, dataset, after_step=self._start)
         self._val_loss = math.nan
-        if not self._records:
-            self._write(run_record(config, dataset))
-            self._evaluate(0)
 
     def to_the_end(self, stop: StopRequest) -> FinalRecord:
+        """Steps until the last one is done or a signal asks to stop."""
         config = self._config
+        if self._recorder.empty:
+            self._recorder.start()
+            self._evaluate(0)
         batches = self._dataset.train_batches(
             config.batch_size, config.context, seed=config.seed, start_step=self._start
         )
-        pending: tuple[int, Any] | None = None
+        pending: list[tuple[int, Any]] = []
         with self._clock:
             for step in range(self._start + 1, config.steps + 1):
                 self._state, metrics = self._program.train_step(self._state, next(batches))
-                if pending:
-                    self._log(*pending)
-                pending = step, metrics
-                last = step == config.steps
-                if last or stop.signum or step % config.eval_every == 0 \
-                        or step % config.checkpoint_every == 0:  # fmt: skip
-                    self._log(*pending)
-                    pending = None
+                pending.append((step, metrics))
+                pause = stop.signum or self._is_due(
+                    step, config.eval_every, config.checkpoint_every
+                )
+                while len(pending) > (0 if pause else 1):
+                    self._read(*pending.pop(0))
+                if pause:
                     with self._clock.paused():
-                        self._between_steps(step, last, stop)
-        return self.finish(self._val_loss)
+                        self._between_steps(step, stop)
+        final = self._recorder.final(config.steps, self._program, self._clock.seconds)
+        if stop.signum:  # It came with the last step: the caller must not go on to another run.
+            raise Interrupted(stop.signum, config.steps)
+        return final
 
     def close(self) -> None:
+        """Waits for a save under way and closes the records."""
         self._checkpointer.close()
-        self._writer.close()
+        self._recorder.close()
 
-    def _between_steps(self, step: int, last: bool, stop: StopRequest) -> None:
-        if last or step % self._config.eval_every == 0:
+    def _is_due(self, step: int, *intervals: int) -> bool:
+        return step == self._config.steps or any(step % every == 0 for every in intervals)
+
+    def _between_steps(self, step: int, stop: StopRequest) -> None:
+        if self._is_due(step, self._config.eval_every):
             self._evaluate(step)
-        if last or stop.signum or step % self._config.checkpoint_every == 0:
-            self._writer.sync()
+        if stop.signum or self._is_due(step, self._config.checkpoint_every):
+            self._recorder.sync()
             self._checkpointer.save(step, self._state, self._clock.seconds)
-        if stop.signum and not last:
+        if stop.signum and step < self._config.steps:
             raise Interrupted(stop.signum, step)
 
-    def _log(self, step: int, metrics: Any) -> None:
-        """Reads a step's metrics from the device and writes them if it is a step to log."""
-        config = self._config
-        every_step = ("loss", "skipped", "consecutive_skips")
-        loss, skipped, in_a_row = jax.device_get([metrics[name] for name in every_step])
-        self._skipped = int(skipped)
-        if in_a_row >= config.max_consecutive_skips:
+    def _read(self, step: int, metrics: Any) -> None:
+        """Reads a step's metrics from the device, looks at them and logs them if it is time."""
+        config, seconds = self._config, self._clock.seconds
+        loss, in_a_row = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
+        stuck = in_a_row >= config.max_consecutive_skips
+        if stuck or self._is_due(step, config.log_every):
+            self._recorder.step(step, metrics, seconds)
+        if stuck:
+            self._recorder.final(step, self._program, seconds)
             raise StuckError(
-                f"step {step}: the gradients of {int(in_a_row)} steps in a row were not finite, and "
-                f"no parameter has changed since step {step - int(in_a_row)}. Lower "
+                f"step {step}: the gradients of {in_a_row} steps in a row were not finite, and no "
+                f"parameter has changed since step {step - in_a_row}. Lower "
                 f"--optimizer.learning-rate ({config.optimizer.learning_rate}) or look at the data."
             )
-        if step % config.log_every == 0 or step == config.steps:
-            host = jax.tree.map(float, jax.device_get(metrics))
-            del host["consecutive_skips"]
-            host |= {"skipped": self._skipped}
-            tokens = step * config.tokens_per_step
-            self._write(StepRecord(step=step, tokens=tokens, seconds=self._clock.seconds, **host))
         rate = (step - self._start) * config.tokens_per_step / max(self._clock.lap, 1e-9)
         self._on_progress(Progress(step, config.steps, float(loss), self._val_loss, rate))
 
@@ -192,45 +188,4 @@ class _Run:
             config.batch_size, config.context, max_batches=config.eval_batches
         )
         self._val_loss = self._program.evaluate(self._state.params, batches)
-        self._write(
-            EvalRecord(
-                step=step,
-                tokens=step * config.tokens_per_step,
-                loss=self._val_loss,
-                bits_per_byte=self._bits_per_byte(self._val_loss),
-                seconds=self._clock.seconds,
-            )
-        )
-
-    def finish(self, val_loss: float) -> FinalRecord:
-        """Writes the final record; a validation loss that is not finite says that it diverged."""
-        config = self._config
-        late = [
-            record.loss
-            for record in self._records
-            if isinstance(record, StepRecord) and record.step > 0.95 * config.steps
-        ]
-        at_start = next(record.loss for record in self._records if isinstance(record, EvalRecord))
-        record = FinalRecord(
-            step=config.steps,
-            tokens=config.steps * config.tokens_per_step,
-            train_loss=sum(late) / len(late) if late else math.nan,
-            val_loss=val_loss,
-            bits_per_byte=self._bits_per_byte(val_loss),
-            seconds=self._clock.seconds,
-            device_seconds=self._clock.seconds * self._program.mesh.size,
-            peak_bytes=self._program.peak_bytes(),
-            state_bytes_per_parameter=self._program.state_bytes_per_parameter(),
-            skipped=self._skipped,
-            diverged=not val_loss <= at_start,
-        )
-        self._write(record)
-        self._writer.sync()
-        return record
-
-    def _bits_per_byte(self, nats_per_token: float) -> float:
-        return nats_per_token / math.log(2) / self._dataset.bytes_per_token
-
-    def _write(self, record: Any) -> None:
-        self._records.append(record)
-        self._writer.write(record)
+        self._recorder.evaluation(step, self._val_loss, self._clock.seconds)

@@ -5,14 +5,11 @@ B batch, T sequence, V vocabulary.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import optax
 from jax import Array
 
 
-def cross_entropy(
-    logits_BTV: Array, targets_BT: Array, weights_BT: Array
-) -> tuple[Array, Array]:
+def cross_entropy(logits_BTV: Array, targets_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
     """Negative log-likelihood of the targets, summed, and how many positions counted.
 
     The two are returned apart so that batches, shards and validation windows of different weight
@@ -27,7 +24,8 @@ def cross_entropy(
       The sum of the losses in nats and the sum of the weights, float32 scalars.
 
     Example:
-      >>> total, weight = cross_entropy(jnp.zeros((1, 3, 8)), jnp.zeros((1, 3), int), jnp.ones((1, 3)))
+      >>> targets, weights = jnp.zeros((1, 3), int), jnp.ones((1, 3))
+      >>> total, weight = cross_entropy(jnp.zeros((1, 3, 8)), targets, weights)
       >>> round(float(total / weight), 4)  # ln 8
       2.0794
     """

@@ -1,4 +1,4 @@
-"""One frozen dataclass per optimizer: what can be set, its default, and where the default comes from.
+"""One frozen dataclass per optimizer: what can be set, and where the default comes from.
 
 No dataclass is shared: `b1` of Lion and `b1` of AdamW are different quantities that happen to have
 one name. `train.optimizers` turns each into an Optax transformation.
@@ -39,7 +39,7 @@ class AdEMAMix:
     b3: float = 0.999
     """Decay of the slow momentum; the paper's 0.9999 is meant for 256,000 steps and more."""
     alpha: float = 8.0
-    """Weight of the slow momentum; `b3` and `alpha` both warm up over the whole run (paper, section 3)."""
+    """Weight of the slow momentum; it and `b3` warm up over the whole run (paper, section 3)."""
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float | None = 1.0
@@ -73,7 +73,7 @@ class LAMB:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Adafactor (Shazeer and Stern, 2018): a factored second moment, updates clipped by their own norm."""
+    """Adafactor (Shazeer and Stern, 2018): a factored second moment, updates clipped by norm."""
 
     learning_rate: float = 1e-2
     """Relative to each tensor's own scale (paper, section 8)."""
@@ -87,7 +87,7 @@ class Adafactor:
 
 @dataclass(frozen=True)
 class Muon:
-    """Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, AdamW for the rest."""
+    """Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, else AdamW."""
 
     learning_rate: float = 3e-4
     """Shared with the AdamW part, as updates are scaled to AdamW's root mean square of 0.2."""

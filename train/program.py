@@ -47,7 +47,7 @@ class Program:
     def evaluate(self, params: Any, batches: Iterable[Batch]) -> float:
         """Mean loss over the batches' weighted positions, in nats a token."""
         sums = [self._eval_step(params, self.place(batch)) for batch in batches]
-        total, weight = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+        total, weight = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
         return float(total / weight)
 
     def place(self, batch: Batch) -> Batch:
@@ -64,7 +64,7 @@ class Program:
 
     def peak_bytes(self) -> int:
         """Device memory that the compiled train step needs: state, batch and temporaries."""
-        memory = self._train_step.memory_analysis()
+        memory: Any = self._train_step.memory_analysis()
         return (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -92,8 +92,11 @@ def build_program(config: RunConfig) -> Program:
     weights_BT = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     batch = Batch(tokens_BT, tokens_BT, weights_BT)
     start = time.perf_counter()
-    step = jax.jit(make_train_step(config.model, optimizer), donate_argnums=0,
-                   out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None))  # fmt: skip
+    step = jax.jit(
+        make_train_step(config.model, optimizer),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
+    )
     compiled = step.lower(target, batch).compile()
     seconds = time.perf_counter() - start
     return Program(

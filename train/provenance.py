@@ -13,7 +13,7 @@ PACKAGES = ("jax", "jaxlib", "optax", "flax", "orbax-checkpoint", "grain", "nump
 
 
 def commit() -> str:
-    """Short hash of the source's commit, with `+` if files differ from it; `unknown` without git."""
+    """Hash of the source's commit, with `+` if files differ from it; `unknown` without git."""
     here = Path(__file__).parent
     try:
         found = _git(here, "rev-parse", "--short=12", "HEAD")

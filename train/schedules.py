@@ -67,8 +67,6 @@ def slow_decay_warmup(start: float, end: float, steps: int) -> optax.Schedule:
 
     def decay(count: ArrayLike) -> Array:
         progress = jnp.minimum(count / steps, 1.0)
-        return jnp.exp(
-            log_start * log_end / ((1 - progress) * log_end + progress * log_start)
-        )
+        return jnp.exp(log_start * log_end / ((1 - progress) * log_end + progress * log_start))
 
     return decay

@@ -1,8 +1,8 @@
 """The device mesh, and where each array of a run lives on it.
 
-*axis* is a mesh axis (`data`, `fsdp`, `tensor`), *dim* a dimension of a tensor. Models name the dims
-of their parameters (`embed`, `mlp`, ...); `RULES` says which axis shards which dim. Optimizer state
-that has a parameter's shape is sharded as that parameter, everything else is replicated.
+*axis* is a mesh axis (`data`, `fsdp`, `tensor`), *dim* a dimension of a tensor. Models name the
+dims of their parameters (`embed`, `mlp`, ...); `RULES` says which axis shards which dim. Optimizer
+state of a parameter's shape is sharded as that parameter, everything else is replicated.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     if min(shape) < 1 or data * fixed != len(devices):
         raise ValueError(
             f"mesh data={data} x fsdp={config.fsdp} x tensor={config.tensor} needs "
-            f"{data * fixed} devices and {len(devices)} are in use: make the product {len(devices)}."
+            f"{data * fixed} devices and {len(devices)} are in use: make the product that."
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -110,7 +110,7 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
 def state_shardings(
     transformation: optax.GradientTransformation, parameters: Any, shardings: Any
 ) -> Any:
-    """Shardings of an optimizer's state: like its parameter where the shape agrees, else replicated.
+    """Shardings of an optimizer's state: its parameter's where the shape agrees, else replicated.
 
     Args:
       transformation: The optimizer.

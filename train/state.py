@@ -32,12 +32,13 @@ def abstract_state(
     shapes = jax.eval_shape(lambda: _initial(config, transformation, jax.random.key(0)))
     params = parameter_shardings(mesh, models.logical_axes(config), shapes.params)
     opt_state = state_shardings(transformation, shapes.params, params)
-    shardings = TrainState(replicated(mesh), params, opt_state)
-    return jax.tree.map(
+    shardings = (replicated(mesh), params, opt_state)
+    placed = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
+        tuple(shapes),
         shardings,
     )
+    return TrainState(*placed)
 
 
 def init_state(
@@ -47,10 +48,10 @@ def init_state(
     seed: int,
 ) -> TrainState:
     """The state before the first step; the same seed gives the same parameters on any mesh."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, transformation, mesh))
-    initial = jax.jit(
-        lambda key: _initial(config, transformation, key), out_shardings=shardings
+    shardings = jax.tree.map(
+        lambda leaf: leaf.sharding, abstract_state(config, transformation, mesh)
     )
+    initial = jax.jit(lambda key: _initial(config, transformation, key), out_shardings=shardings)
     return initial(jax.random.key(seed))
 
 

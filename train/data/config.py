@@ -16,7 +16,7 @@ class DataConfig:
 
     source: str = "stdlib"
     """Where documents come from: `stdlib`, `synthetic`, `text:PATH`, `jsonl:PATH`, `parquet:PATH`
-    (PATH is a file, a folder or a glob) or `hf:REPO[@REVISION][:PATTERN]`."""
+    (PATH is a file, a folder or a glob) or `hf:OWNER/NAME[@REVISION][:PATTERN]`."""
 
     tokenizer: str = "bytes"
     """`bytes`, `gpt2:FOLDER`, `tokenizer:PATH` of a tokenizer.json, or `bpe:VOCAB_SIZE`, which is

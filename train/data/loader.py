@@ -10,7 +10,7 @@ than handing them from one thread or process to another.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -20,13 +20,16 @@ from train.data.stream import TokenStream
 
 
 class Batch(NamedTuple):
-    """What one step reads; B counts the rows of this process, T is the context."""
+    """What one step reads; B counts the rows of this process, T is the context.
 
-    inputs_BT: np.ndarray
+    NumPy arrays as the loader gives them, `jax.Array`s once they are on the devices.
+    """
+
+    inputs_BT: Any
     """int32."""
-    targets_BT: np.ndarray
+    targets_BT: Any
     """int32: the token after each input."""
-    weights_BT: np.ndarray
+    weights_BT: Any
     """float32: 1, or 0 where a validation batch is filled up."""
 
 

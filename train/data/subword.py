@@ -152,7 +152,9 @@ def _read(files: Sequence[Path]) -> tokenizers.Tokenizer:
         return _byte_level(models.BPE.from_file(vocabulary, merges))
     except Exception as error:  # The library raises bare Exceptions.
         raise DataError(
-            f"cannot be read as a tokenizer ({error}); fetch the file again.", path=files[0]
+            f"cannot be read as a tokenizer.json ({error}); fetch it again, or convert it if it is "
+            "a SentencePiece model.",
+            path=files[0],
         ) from None
 
 

@@ -7,7 +7,7 @@ from train.records import RunRecord
 from train.report import units
 from train.report.comparison import Comparison, Group
 from train.report.papers import PARAMETERS
-from train.report.statistics import PERCENT
+from train.report.statistics import PERCENT, Estimate
 
 
 @dataclass(frozen=True)
@@ -61,30 +61,38 @@ def _finding(comparison: Comparison) -> str:
     if not others:
         return f"After {tokens} tokens, {best.title} has a validation loss of {value} (n = {n})."
     lead = f"After {tokens} tokens, {best.title} has the lowest validation loss, {value} (n = {n})"
-    return f"{lead}; {_standing(best, others)}."
+    standing = _standing(best, others)
+    return f"{lead}; {standing}." if standing else f"{lead}."
 
 
 def _standing(best: Group, others: list[Group]) -> str:
     """How the others stand to the best, by the interval of the difference paired by seed."""
-    whole = [group for group in others if not group.diverged]
-    differences = {group.title: group.loss_difference(best) for group in whole}
-    above = [title for title, found in differences.items() if found and found.excludes_zero]
-    within = [
-        title for title, found in differences.items()
-        if found and found.half_width is not None and not found.excludes_zero
-    ]  # fmt: skip
-    unknown = [title for title in differences if title not in above and title not in within]
+    titles: dict[str, list[str]] = {"within": [], "above": [], "below": [], "unknown": []}
+    for group in others:
+        if not group.diverged:
+            titles[_place(group.loss_difference(best))].append(group.title)
     parts = []
-    if within:
+    if within := titles["within"]:
         parts.append(f"{units.listing(within)} {_are(within)} not told apart from it")
-    if above:
+    if above := titles["above"]:
         parts.append(f"{units.listing(above)} {_are(above)} above it")
+    if below := titles["below"]:
+        parts.append(f"{units.listing(below)} {_are(below)} below it on the seeds in common")
     if parts:
         parts[-1] += f" (by the {PERCENT} intervals of the differences paired by seed)"
-    if unknown:
+    if unknown := titles["unknown"]:
         reason = "fewer than two seeds in common give no interval"
         parts.append(f"{units.listing(unknown)} cannot be told from it ({reason})")
     return ", ".join(parts)
+
+
+def _place(difference: Estimate | None) -> str:
+    if difference is None or difference.half_width is None:
+        return "unknown"
+    if difference.excludes_zero:
+        # The best mean can lie above another's where not all seeds are finished.
+        return "above" if difference.mean > 0 else "below"
+    return "within"
 
 
 def _are(words: list[str]) -> str:

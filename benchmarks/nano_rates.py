@@ -1,0 +1,89 @@
+"""The learning rate at which each optimizer of the nano comparison is best, from one common grid.
+
+    .venv/bin/python -m benchmarks.nano_rates        about 15 minutes on two CPU cores
+
+Every optimizer gets the same seven rates, steps, data and seed, the papers' 3e-4 among the rates.
+The seed is one that the comparison itself does not use. Results go to `results/nano_rates.jsonl`,
+one line a run; `train.configs.nano_optimizers` takes its rates from there. An optimum on the edge
+of the grid is marked: it says that the grid was too narrow for that method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from train import configs, provenance
+from train.config import RunConfig
+from train.data import Dataset, open_dataset
+from train.loop import StuckError, train
+from train.optimizer_configs import key
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+SEED = 1000
+RESULTS = Path(__file__).parent.parent / "results" / "nano_rates.jsonl"
+
+
+def main() -> None:
+    """Trains every optimizer at every rate, keeping what an earlier call has finished."""
+    comparison = configs.compare()
+    dataset = open_dataset(comparison.data)
+    done = {(row["optimizer"], row["learning_rate"]): row for row in _read()}
+    for base in comparison.optimizers:
+        for rate in RATES:
+            if (key(base), rate) in done:
+                continue
+            optimizer = dataclasses.replace(base, learning_rate=rate)
+            (config,) = dataclasses.replace(comparison, optimizers=(optimizer,), seeds=1).runs()
+            row = _run(dataclasses.replace(config, seed=SEED), dataset)
+            done[key(base), rate] = row
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    _show(done)
+
+
+def _read() -> list[dict]:
+    return (
+        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    )
+
+
+def _run(config: RunConfig, dataset: Dataset) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            loss = train(config, Path(folder), dataset=dataset).val_loss
+        except StuckError:
+            loss = float("inf")
+    print(
+        f"{key(config.optimizer):<10} {config.optimizer.learning_rate:<8g} {loss:.4f}", flush=True
+    )
+    return {
+        "optimizer": key(config.optimizer),
+        "learning_rate": config.optimizer.learning_rate,
+        "val_loss": loss,
+        "steps": config.steps,
+        "tokens": config.steps * config.tokens_per_step,
+        "seed": config.seed,
+        "data": dataset.fingerprint,
+        "commit": provenance.commit(),
+        "device": provenance.device(),
+    }
+
+
+def _show(done: dict[tuple[str, float], dict]) -> None:
+    table = Table("optimizer", *(f"{rate:g}" for rate in RATES), "best")
+    for name in dict.fromkeys(name for name, _ in done):
+        losses = [done[name, rate]["val_loss"] for rate in RATES]
+        best = min(range(len(RATES)), key=losses.__getitem__)
+        edge = " (edge of the grid)" if best in (0, len(RATES) - 1) else ""
+        table.add_row(name, *(f"{loss:.3f}" for loss in losses), f"{RATES[best]:g}{edge}")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A run's records, made from what the loop knows: one method per kind of line."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import models
+from train import provenance
+from train.config import RunConfig, config_hash
+from train.data import Dataset
+from train.optimizer_configs import key
+from train.program import Program
+from train.records import (
+    DataSummary,
+    EvalRecord,
+    FinalRecord,
+    ModelSummary,
+    Record,
+    RecordWriter,
+    RunRecord,
+    StepRecord,
+)
+
+
+class Recorder:
+    """Writes a run's lines, going on after those of the steps that a checkpoint holds.
+
+    Args:
+      path: The records file.
+      config: The run.
+      dataset: Its data.
+      after_step: The step that training goes on from; later lines are dropped, to be written again.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, dataset: Dataset, after_step: int) -> None:
+        self._config, self._dataset = config, dataset
+        self._writer = RecordWriter(path, resume_after_step=after_step)
+        self._records: list[Record] = list(self._writer.kept)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been recorded yet."""
+        return not self._records
+
+    def start(self) -> None:
+        """The first line: everything that the run's numbers depend on."""
+        self._write(run_record(self._config, self._dataset))
+
+    def step(self, step: int, metrics: Any, seconds: float) -> None:
+        """A training step, from the metrics that it left on the device."""
+        host = jax.tree.map(float, jax.device_get(metrics))
+        del host["consecutive_skips"]
+        host["skipped"] = int(host["skipped"])
+        self._write(StepRecord(step=step, tokens=self._tokens(step), seconds=seconds, **host))
+
+    def evaluation(self, step: int, loss: float, seconds: float) -> None:
+        """A validation loss, in nats a token."""
+        record = EvalRecord(
+            step=step,
+            tokens=self._tokens(step),
+            loss=loss,
+            bits_per_byte=self._bits_per_byte(loss),
+            seconds=seconds,
+        )
+        self._write(record)
+
+    def final(self, step: int, program: Program, seconds: float) -> FinalRecord:
+        """The last line. A run that stopped early, or ends above its start, has diverged."""
+        config = self._config
+        steps = [record for record in self._records if isinstance(record, StepRecord)]
+        losses = [record.loss for record in self._records if isinstance(record, EvalRecord)]
+        val_loss = losses[-1] if step == config.steps else math.nan
+        late = [record.loss for record in steps if record.step > 0.95 * config.steps]
+        record = FinalRecord(
+            step=step,
+            tokens=self._tokens(step),
+            train_loss=sum(late) / len(late) if late else math.nan,
+            val_loss=val_loss,
+            bits_per_byte=self._bits_per_byte(val_loss),
+            seconds=seconds,
+            device_seconds=seconds * program.mesh.size,
+            peak_bytes=program.peak_bytes(),
+            state_bytes_per_parameter=program.state_bytes_per_parameter(),
+            skipped=steps[-1].skipped,
+            diverged=not val_loss <= losses[0],
+        )
+        self._write(record)
+        self.sync()
+        return record
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk."""
+        self._writer.sync()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def _tokens(self, step: int) -> int:
+        return step * self._config.tokens_per_step
+
+    def _bits_per_byte(self, nats_per_token: float) -> float:
+        return nats_per_token / math.log(2) / self._dataset.bytes_per_token
+
+    def _write(self, record: Record) -> None:
+        self._records.append(record)
+        self._writer.write(record)
+
+
+def run_record(config: RunConfig, dataset: Dataset) -> RunRecord:
+    """What a run is and what its numbers depend on."""
+    name = key(config.optimizer)
+    return RunRecord(
+        name=f"{name}-s{config.seed}",
+        optimizer=name,
+        title=type(config.optimizer).__name__,
+        seed=config.seed,
+        config_hash=config_hash(config),
+        commit=provenance.commit(),
+        device=provenance.device(),
+        device_count=provenance.device_count(),
+        versions=provenance.versions(),
+        model=ModelSummary(
+            name=f"{config.model.layers} x {config.model.d_model}",
+            parameters=models.parameter_count(config.model).total,
+            flops_per_token=models.flops_per_token(config.model, config.context),
+        ),
+        data=DataSummary(
+            source=config.data.source,
+            tokenizer=dataset.tokenizer_name,
+            fingerprint=dataset.fingerprint,
+            bytes_per_token=dataset.bytes_per_token,
+            train_tokens=dataset.train_tokens,
+        ),
+        batch_size=config.batch_size,
+        context=config.context,
+        steps=config.steps,
+        learning_rate=config.optimizer.learning_rate,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
