@@ -7,6 +7,7 @@ Each command is a frozen dataclass of options, read by tyro, and a function. Wha
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 _NamedRun = tyro.extras.subcommand_type_from_defaults(
     {name: make() for name, make in configs.RUNS.items()},
-    {name: (make.__doc__ or "").strip() for name, make in configs.RUNS.items()},
+    {name: inspect.getdoc(make) or name for name, make in configs.RUNS.items()},
 )
 
 
@@ -43,6 +44,7 @@ class RunOptions:
     """Train one configuration; the same command goes on after a stop."""
 
     config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    """Named configurations; every setting of one can be overridden."""
     out: Path | None = None
     """Folder of the run; by default one under runs/ that is named by the configuration."""
     accept_cost: bool = False

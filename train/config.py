@@ -25,7 +25,9 @@ class ScheduleConfig:
     """Learning rate over the run: linear warm-up from 0, then a decay to a fraction of the peak."""
 
     warmup_steps: int = 20
+    """Steps until the peak rate."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the way down."""
     final_fraction: float = 0.1
     """Rate of the last step as a fraction of the peak (unused by `constant`)."""
 
@@ -51,15 +53,19 @@ class Experiment:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     steps: int = 200
+    """Optimizer steps of a run."""
     batch_size: int = 16
     """Sequences a step, over all devices."""
     context: int = 128
     """Tokens a sequence; at most the model's context."""
     log_every: int = 10
+    """Steps between two records of the training loss and the norms."""
     eval_every: int = 50
+    """Steps between two evaluations."""
     eval_batches: int | None = None
     """Validation batches an evaluation; None reads the whole validation split."""
     checkpoint_every: int = 100
+    """Steps between two checkpoints: what a crash can lose."""
     max_consecutive_skips: int = 20
     """Non-finite steps in a row after which a run stops loudly."""
 

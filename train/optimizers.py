@@ -135,12 +135,7 @@ def _transformation(
                 config.b1,
                 config.b2,
                 config.eps,
-                multipliers={
-                    "embedding": config.embedding,
-                    "attention": config.attention,
-                    "mlp": config.mlp,
-                    "head": config.head,
-                },
+                multipliers=_multipliers(config),
                 scaling=config.scaling,
                 clip=config.clip,
                 clip_mode=config.clip_mode,
@@ -151,6 +146,12 @@ def _transformation(
     if config.clip is None:
         return inner
     return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+
+
+def _multipliers(config: Aardvark) -> dict[str, float] | None:
+    if config.scaling == "adaptive":  # It measures its own.
+        return None
+    return {name: getattr(config, name) for name in ("embedding", "attention", "mlp", "head")}
 
 
 def _hidden_matrices(params: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -36,16 +37,16 @@ def make_train_step(
         loss, grads = jax.value_and_grad(mean_loss)(state.params, batch)
         updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        (guard,) = optax_strat.find_states(opt_state, optax_strat.SkipNonfiniteState)
+        skipped, consecutive_skips = _skips(opt_state)
         metrics = {
             "loss": loss,
-            "learning_rate": optimizer.schedule(state.step - guard.total),
+            "learning_rate": optimizer.schedule(state.step - skipped),
             "grad_norm": optax.tree.norm(grads),
             "grad_norms": optax_strat.norms_by_layer_type(grads),
             "update_norms": optax_strat.norms_by_layer_type(updates),
             "param_norms": optax_strat.norms_by_layer_type(params),
-            "skipped": guard.total,
-            "consecutive_skips": guard.consecutive,
+            "skipped": skipped,
+            "consecutive_skips": consecutive_skips,
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -62,3 +63,11 @@ def make_eval_step(
         return cross_entropy(logits_BTV, batch.targets_BT, batch.weights_BT)
 
     return eval_step
+
+
+def _skips(opt_state: Any) -> tuple[Array, Array]:
+    """Steps skipped by the guard in all and in a row; zeros where an optimizer has no guard."""
+    guards = optax_strat.find_states(opt_state, optax_strat.SkipNonfiniteState)
+    none = jnp.zeros((), jnp.int32)
+    total = sum((guard.total for guard in guards), none)
+    return total, sum((guard.consecutive for guard in guards), none)

@@ -1,0 +1,59 @@
+"""The command line: help that reads well, and one sentence for what is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def call(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "train", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "report", "prepare"])
+def test_every_command_explains_itself(command, capsys):
+    from train.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m train {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fly"], "there is no command 'fly'"),
+        (["run", "nano", "--stpes", "3"], "--stpes"),
+        (["run", "nano", "--optimizer.learning-rate", "-1"], "optimizer.learning_rate=-1.0"),
+        (["run", "nano", "--context", "4096"], "context=4096 is longer than the model's context"),
+        (["run", "paper_literal"], "419.4 billion tokens"),
+        (["run", "nano", "--mesh.fsdp", "3"], "fsdp=3 x tensor=1 needs"),
+        (["run", "nano", "--data.source", "ftp:x"], "ftp:x"),
+        (["compare", "--only", "adamw", "sgd"], "--only sgd: no such optimizer"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_status_2(
+    arguments, sentence, tmp_path, monkeypatch, capsys
+):
+    from train.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    message = " ".join((printed.out + printed.err).split())
+    assert sentence in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_module_runs_as_a_program():
+    done = call("--help")
+    assert done.returncode == 0
+    assert "compare optimizers" in done.stdout
+    assert call().returncode == 2

@@ -1,0 +1,93 @@
+"""A comparison: equal terms, resumable anywhere, ending in costs and a report."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests import tiny
+from train import compare as compare_module
+from train.compare import compare
+from train.config import Comparison, Experiment
+from train.display import RunDisplay
+from train.interrupts import Interrupted
+from train.optimizer_configs import AdamW, StratOpt
+from train.records import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
+from train.report import report
+
+
+@pytest.fixture
+def display():
+    with RunDisplay(Console(quiet=True), 48) as display:
+        yield display
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    shared = tiny.run_config(tmp_path / "cache")
+    fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
+    optimizers = (AdamW(learning_rate=1e-2), StratOpt(learning_rate=3e-3))
+    return Comparison(optimizers=optimizers, seeds=2, cost_rounds=3, **fields)
+
+
+def records_of(folder, name):
+    return read_records(folder / "runs" / name / "records.jsonl")
+
+
+def test_a_comparison_runs_everything_once_and_reports(comparison, display, tmp_path, monkeypatch):
+    folder = tmp_path / "comparison"
+    compare(comparison, folder, display)
+    names = {path.name for path in (folder / "runs").iterdir()}
+    assert names == {"adamw-s0", "adamw-s1", "stratopt-s0", "stratopt-s1"}
+    starts = {
+        name: next(r.loss for r in records_of(folder, name) if isinstance(r, EvalRecord))
+        for name in names
+    }
+    firsts = {
+        name: next(r.loss for r in records_of(folder, name) if isinstance(r, StepRecord))
+        for name in names
+    }
+    # Within a seed: the same initial parameters. Across seeds: others.
+    assert starts["adamw-s0"] == starts["stratopt-s0"] != starts["adamw-s1"]
+    assert firsts["adamw-s0"] != firsts["stratopt-s0"]
+
+    costs = read_records(folder / "costs.jsonl")
+    assert [type(cost) for cost in costs] == [CostRecord] * 2
+    assert costs[0].step_ratio == 1.0
+    assert all(cost.step_seconds > 0 and cost.rounds == 3 for cost in costs)
+    # AdamW and StratOpt both keep two moments in float32; StratOpt adds a number a layer.
+    np.testing.assert_allclose([cost.state_bytes_per_parameter for cost in costs], 8.0, rtol=0.05)
+
+    monkeypatch.setattr(compare_module, "train", None)  # would fail if anything ran again
+    monkeypatch.setattr(compare_module, "measure_costs", None)
+    compare(comparison, folder, display)
+    assert report(folder, console=Console(quiet=True)).exists()
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(comparison, display, tmp_path, monkeypatch):
+    folder = tmp_path / "comparison"
+    real_train = compare_module.train
+
+    def stop_in_the_second_run(run, *args, **kwargs):
+        if isinstance(run.optimizer, StratOpt):
+            raise Interrupted(2, 3)
+        return real_train(run, *args, **kwargs)
+
+    monkeypatch.setattr(compare_module, "train", stop_in_the_second_run)
+    with pytest.raises(Interrupted):
+        compare(comparison, folder, display)
+    finished_at = (folder / "runs" / "adamw-s0" / "records.jsonl").stat().st_mtime_ns
+    monkeypatch.setattr(compare_module, "train", real_train)
+    compare(comparison, folder, display)
+    assert (folder / "runs" / "adamw-s0" / "records.jsonl").stat().st_mtime_ns == finished_at
+    assert isinstance(records_of(folder, "stratopt-s1")[-1], FinalRecord)
+
+
+def test_another_comparison_in_the_folder_is_refused(comparison, display, tmp_path):
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    compare_module.write_config(folder / "comparison.json", comparison)
+    other = dataclasses.replace(comparison, steps=20)
+    with pytest.raises(ValueError, match="steps: 20 here, 12 there"):
+        compare(other, folder, display)

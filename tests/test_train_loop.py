@@ -1,0 +1,212 @@
+"""A run: what it writes, and that stopping and going on changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from train import loop
+from train.checkpointing import Checkpointer, CheckpointError
+from train.config import config_hash, to_dict
+from train.data import open_dataset
+from train.interrupts import Interrupted
+from train.optimizer_configs import Aardvark
+from train.program import build_program
+from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny.run_config(tmp_path_factory.mktemp("cache"), optimizer=Aardvark(learning_rate=1e-2))
+
+
+@pytest.fixture(scope="module")
+def program(config):
+    return build_program(config)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, program, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    loop.train(config, folder, program=program)
+    return folder
+
+
+def state_in(folder, config, program):
+    checkpointer = Checkpointer(
+        folder / "checkpoints",
+        config_hash=config_hash(config),
+        fingerprint=open_dataset(config.data).fingerprint,
+        seed=config.seed,
+    )
+    restored = checkpointer.restore(program.target)
+    checkpointer.close()
+    return restored.state
+
+
+def without_clocks(records):
+    """Records as dictionaries, less what two equal runs may differ in."""
+    clocks = {"seconds", "device_seconds", "started"}
+    return [
+        {name: value for name, value in vars(record).items() if name not in clocks}
+        for record in records
+    ]
+
+
+def test_a_run_writes_its_configuration_and_one_record_a_line(undisturbed, config):
+    assert json.loads((undisturbed / "config.json").read_text()) == to_dict(config)
+    records = read_records(undisturbed / "records.jsonl")
+    assert [type(record) for record in records].count(RunRecord) == 1
+    assert [r.step for r in records if isinstance(r, StepRecord)] == [2, 4, 6, 8, 10, 12]
+    assert [r.step for r in records if isinstance(r, EvalRecord)] == [0, 4, 8, 12]
+    assert isinstance(records[0], RunRecord)
+    assert isinstance(records[-1], FinalRecord)
+
+
+def test_it_learns_and_says_so(undisturbed):
+    records = read_records(undisturbed / "records.jsonl")
+    first = next(record for record in records if isinstance(record, EvalRecord))
+    final = records[-1]
+    np.testing.assert_allclose(first.loss, np.log(tiny.MODEL.vocab_size), rtol=0.02)
+    assert final.val_loss < first.loss - 0.3
+    assert not final.diverged
+    assert final.tokens == 12 * 8 * 16
+    np.testing.assert_allclose(
+        final.bits_per_byte / final.val_loss, first.bits_per_byte / first.loss
+    )
+
+
+def test_a_finished_run_is_not_run_again(undisturbed, config):
+    before = (undisturbed / "records.jsonl").read_bytes()
+    forbidden = object()  # would fail if the loop touched it
+    again = loop.train(config, undisturbed, program=forbidden, dataset=forbidden)
+    assert isinstance(again, FinalRecord)
+    assert (undisturbed / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 10])
+def test_a_run_that_was_stopped_ends_in_the_same_bits(
+    stop_after, config, program, undisturbed, tmp_path
+):
+    def interrupt(progress):
+        if progress.step == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="SIGINT"):
+        loop.train(config, tmp_path, program=program, on_progress=interrupt)
+    loop.train(config, tmp_path, program=program)
+    chex.assert_trees_all_equal(
+        state_in(tmp_path, config, program), state_in(undisturbed, config, program)
+    )
+    assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
+        read_records(undisturbed / "records.jsonl")
+    )
+
+
+def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
+    config, program, undisturbed, tmp_path
+):
+    def crash(progress):
+        if progress.step == 7:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop.train(config, tmp_path, program=program, on_progress=crash)
+    steps = []
+    loop.train(config, tmp_path, program=program, on_progress=lambda p: steps.append(p.step))
+    assert steps[0] == 5
+    assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
+        read_records(undisturbed / "records.jsonl")
+    )
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(config, program, undisturbed, tmp_path):
+    script = f"""
+import os, signal
+from pathlib import Path
+from tests import tiny
+from train.loop import train
+from train.optimizer_configs import Aardvark
+
+def die(progress):
+    if progress.step == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+optimizer = Aardvark(learning_rate=1e-2)
+config = tiny.run_config(Path({str(config.data.cache_dir)!r}), optimizer=optimizer)
+train(config, Path({str(tmp_path)!r}), on_progress=die)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert (tmp_path / "records.jsonl").exists()
+    loop.train(config, tmp_path, program=program)
+    chex.assert_trees_all_equal(
+        state_in(tmp_path, config, program), state_in(undisturbed, config, program)
+    )
+    assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
+        read_records(undisturbed / "records.jsonl")
+    )
+
+
+def test_another_configuration_is_refused_and_nothing_is_touched(config, undisturbed, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    other = tiny.run_config(tmp_path, optimizer=Aardvark(learning_rate=0.5))
+    with pytest.raises(ValueError, match=r"holds another configuration .*choose another --out"):
+        loop.train(other, undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(config, program, undisturbed):
+    other = Checkpointer(
+        undisturbed / "checkpoints", config_hash="0" * 12, fingerprint="x", seed=config.seed
+    )
+    with pytest.raises(CheckpointError, match="choose another --out"):
+        other.restore(program.target)
+    other.close()
+
+
+def test_a_checkpoint_of_another_dtype_is_refused_and_not_cast(config, program, undisturbed):
+    checkpointer = Checkpointer(
+        undisturbed / "checkpoints",
+        config_hash=config_hash(config),
+        fingerprint=open_dataset(config.data).fingerprint,
+        seed=config.seed,
+    )
+    halved = program.target._replace(
+        params=jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=x.sharding),
+            program.target.params,
+        )
+    )
+    with pytest.raises(CheckpointError, match="saved as float32 and this run uses bfloat16"):
+        checkpointer.restore(halved)
+    checkpointer.close()
+
+
+def test_a_vocabulary_that_is_too_small_is_refused_before_anything_is_written(config, tmp_path):
+    small = tiny.run_config(tmp_path, model=tiny.dataclasses.replace(tiny.MODEL, vocab_size=7))
+    with pytest.raises(ValueError, match=r"model.vocab_size=7 is smaller .*--model.vocab-size"):
+        loop.train(small, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_and_are_recorded(config, tmp_path, monkeypatch):
+    stuck = tiny.run_config(tmp_path, max_consecutive_skips=3)
+    program = build_program(stuck)
+    monkeypatch.setattr(
+        type(program), "place",
+        lambda self, batch: batch._replace(weights_BT=np.full((8, 16), np.nan, np.float32)),
+    )  # fmt: skip
+    monkeypatch.setattr(type(program), "evaluate", lambda *_: 5.6)
+    with pytest.raises(loop.StuckError, match="3 steps in a row were not finite"):
+        loop.train(stuck, tmp_path / "run", program=program)
+    final = read_records(tmp_path / "run" / "records.jsonl")[-1]
+    assert isinstance(final, FinalRecord)
+    assert final.diverged
