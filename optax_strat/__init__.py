@@ -1,18 +1,73 @@
-"""Stratified optimization for Optax."""
+"""Stratified optimization for Optax: updates that know which layer they belong to.
+
+Two optimizers for language models, and the parts that they are made of, as Optax gradient
+transformations over any tree of parameters: plain dicts, Flax NNX and Linen, Equinox, Haiku.
+
+The optimizers
+    :func:`stratopt` gives each layer a learning rate that follows its own gradient norm.
+    :func:`aardvark` is AdamW with a multiplier for each layer type, clipping, and a guard against
+    gradients that are not finite. Both are read from papers that leave things open; every reading
+    is an argument, and each default says where it comes from.
+
+What a layer is
+    :func:`layer_types` labels parameters by their paths, :func:`describe` prints what the
+    optimizers make of them, and leaves that stack a model's layers (``[L, ...]``, as ``lax.scan``
+    wants them) count as L layers everywhere.
+
+The parts, for chains of your own
+    :func:`scale_by_stratopt`, :func:`scale_by_aardvark`, :func:`scale_by_layer_type`,
+    :func:`stratify`, :func:`clip_by_layer_norm`, :func:`per_layer`, :func:`decays` (a mask),
+    :func:`skip_nonfinite` and :func:`repair_nonfinite`, :func:`record_statistics`,
+    :func:`norms_by_layer_type`, :func:`warmup_cosine`.
+
+Reading a state
+    :func:`skip_counts`, :func:`raise_if_stuck`, :func:`read_statistics` and :func:`find_states`
+    find what they look for by type, wherever it sits; :func:`strata_names` names the entries of
+    StratOpt's vectors.
+
+Examples:
+    A model in small, with two stacked layers:
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import optax_strat
+    >>> params = {
+    ...     'embed': {'embedding': jnp.ones((16, 4))},
+    ...     'layers': {'norm': {'scale': jnp.ones((2, 4))}, 'mlp': {'kernel': jnp.ones((2, 4, 4))}},
+    ...     'head': {'kernel': jnp.ones((4, 16))},
+    ... }
+    >>> print(optax_strat.describe(params))
+    path               shape  type       layers  multiplier  decay  share
+    -----------------  -----  ---------  ------  ----------  -----  -----
+    embed/embedding    16×4   embedding       1           1  yes    38.1%
+    head/kernel        4×16   head            1         1.8  yes    38.1%
+    layers/mlp/kernel  2×4×4  mlp             2         1.2  yes    19.0%
+    layers/norm/scale  2×4    norm            2           1  no      4.8%
+    -----------------  -----  ---------  ------  ----------  -----  -----
+    168 parameters in 4 arrays, 6 layers
+
+    An optimizer is used as any of Optax's is:
+
+    >>> optimizer = optax_strat.aardvark(3e-4)
+    >>> state = optimizer.init(params)
+    >>> gradients = jax.tree.map(jnp.sin, params)
+    >>> updates, state = optimizer.update(gradients, state, params)
+    >>> params = optax.apply_updates(params, updates)
+
+    Afterwards its state tells what happened:
+
+    >>> optax_strat.raise_if_stuck(state)
+    SkipCounts(total=0, consecutive=0)
+    >>> norms = optax_strat.norms_by_layer_type(updates)
+    >>> {layer_type: f'{norm:.1e}' for layer_type, norm in norms.items()}
+    {'embedding': '2.6e-03', 'mlp': '2.2e-03', 'head': '4.8e-03', 'norm': '8.5e-04'}
+"""
 
 from optax_strat._aardvark import ScaleByAardvarkState, aardvark, scale_by_aardvark
 from optax_strat._adaptive import AdaptLayerTypesState
 from optax_strat._clipping import ClipToParameters, ClipToReference, clip_by_layer_norm
 from optax_strat._decay import decays
 from optax_strat._describe import Description, Row, describe
-from optax_strat._guard import (
-    NonfiniteError,
-    SkipCounts,
-    SkipNonfiniteState,
-    raise_if_stuck,
-    skip_counts,
-    skip_nonfinite,
-)
+from optax_strat._guard import SkipNonfiniteState, skip_nonfinite
 from optax_strat._layer_types import DEFAULT_RULES, LayerType, layer_types
 from optax_strat._layout import DEFAULT_STACKED
 from optax_strat._multipliers import MULTIPLIERS
@@ -21,6 +76,7 @@ from optax_strat._per_layer import per_layer
 from optax_strat._repair import RepairNonfiniteState, repair_nonfinite
 from optax_strat._scaling import scale_by_layer_type, stratify
 from optax_strat._schedules import warmup_cosine
+from optax_strat._skips import NonfiniteError, SkipCounts, raise_if_stuck, skip_counts
 from optax_strat._states import find_states
 from optax_strat._statistics import RecordStatisticsState, read_statistics, record_statistics
 from optax_strat._strata import strata_names

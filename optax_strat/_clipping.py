@@ -66,7 +66,7 @@ def check_threshold(name: str, threshold: Threshold | ClipToReference) -> None:
         case _:
             raise ValueError(
                 f"{name} must be a number above 0, a mapping from layer types to numbers, "
-                f"ClipToParameters, ClipToReference (in stratopt) or None, but it is {threshold!r}."
+                f"a rule such as ClipToParameters, or None, but it is {threshold!r}."
             )
 
 
@@ -143,6 +143,8 @@ def clip_by_layer_norm(
       [0.6, 0.8]
     """
     check_threshold("max_norm", max_norm)
+    if isinstance(max_norm, ClipToReference):
+        raise ValueError("max_norm cannot be ClipToReference: only stratopt has a reference norm.")
     check_stratum(stratum, max_norm)
     label = _layer_types.labeler(layer_types, unmatched)
 
@@ -153,7 +155,7 @@ def clip_by_layer_norm(
         limits = thresholds(max_norm, strata, params=params, labels=labels)
         factors = strata.spread(clip_factors(strata.norms(updates), limits), updates)
         leaves, treedef = jax.tree.flatten(updates)
-        clipped = [x * factor.astype(x.dtype) for x, factor in zip(leaves, factors, strict=True)]
+        clipped = [_scaled(x, factor) for x, factor in zip(leaves, factors, strict=True)]
         return jax.tree.unflatten(treedef, clipped), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
@@ -167,6 +169,11 @@ def check_stratum(stratum: _strata.Stratum, threshold: Threshold | ClipToReferen
             "Thresholds by layer type do not apply to stratum='block', whose blocks span several "
             "types; use stratum='layer' or 'type', or one number."
         )
+
+
+def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """x times a float32 factor, which a half-precision x alone might round to zero."""
+    return (x.astype(jnp.promote_types(x.dtype, jnp.float32)) * factor).astype(x.dtype)
 
 
 def _by_type(threshold: Mapping[str, float], strata: _strata.Strata, labels: Any) -> np.ndarray:

@@ -26,7 +26,16 @@ def decays(
       layer_types: rules, or a function from a tree to labels, to tell norms and biases by.
 
     Returns:
-      A tree of the same structure.
+      A tree of the same structure. As a function it is a mask: ``optax.adamw(..., mask=decays)``.
+
+    Raises:
+      ValueError: a container named in ``stacked`` is not stacked, or a rule is no rule.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_strat import decays
+      >>> decays({'layers': {'norm': jnp.ones((2, 4)), 'mlp': jnp.ones((2, 4, 8))}})
+      {'layers': {'mlp': True, 'norm': False}}
     """
     leaves, treedef = jax.tree.flatten(params)
     labels = jax.tree.leaves(_layer_types.labeler(layer_types, unmatched="other")(params))

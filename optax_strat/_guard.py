@@ -1,4 +1,4 @@
-"""Steps whose gradients are not finite: skip them whole, and count them.
+"""Steps whose gradients are not finite are skipped whole, and counted.
 
 "We modify the standard AdamW update to include gradient clipping and numerical stability checks"
 (Aardvark, 4.2). One decision is made for the whole step, from the global norm, so that every shard
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_strat import _checks, _layout, _repair, _states, _strata
+from optax_strat import _checks, _layout, _repair, _strata
 
 Nonfinite = Literal["skip", "nan_to_num"] | None
 """Skip such steps, set such entries to zero, or do not look."""
@@ -27,17 +27,6 @@ class SkipNonfiniteState(NamedTuple):
     max_consecutive: jax.Array
     """From how many in a row on :func:`raise_if_stuck` raises, int32 of shape ()."""
     inner_state: Any
-
-
-class SkipCounts(NamedTuple):
-    """How many steps were skipped."""
-
-    total: int
-    consecutive: int
-
-
-class NonfiniteError(RuntimeError):
-    """Too many steps in a row had gradients that were not finite."""
 
 
 def skip_nonfinite(
@@ -174,60 +163,6 @@ def protect(
             return optax.chain(_repair.repair_nonfinite(), optimizer)
         case None:
             return optimizer
-
-
-def skip_counts(opt_state: Any) -> SkipCounts:
-    """Reads how many steps were skipped out of any optimizer state, wherever the guard sits in it.
-
-    Args:
-      opt_state: the state of an optimizer that contains :func:`skip_nonfinite`, on device or host.
-
-    Returns:
-      The counts; of several guards, the sum of the totals and the largest run.
-
-    Raises:
-      ValueError: the state contains no guard.
-    """
-    guards = _guards(opt_state)
-    return SkipCounts(
-        total=sum(int(guard.total) for guard in guards),
-        consecutive=max(int(guard.consecutive) for guard in guards),
-    )
-
-
-def raise_if_stuck(opt_state: Any) -> SkipCounts:
-    """Raises once the guard has skipped its ``max_consecutive`` steps in a row.
-
-    Call it from the host, outside ``jax.jit``, as often as the loop fetches its metrics.
-
-    Args:
-      opt_state: the state of an optimizer that contains :func:`skip_nonfinite`.
-
-    Returns:
-      The counts, as from :func:`skip_counts`.
-
-    Raises:
-      NonfiniteError: that many steps in a row, or more, were skipped.
-      ValueError: the state contains no guard.
-    """
-    counts = skip_counts(opt_state)
-    limit = min(int(guard.max_consecutive) for guard in _guards(opt_state))
-    if counts.consecutive >= limit:
-        raise NonfiniteError(
-            f"The gradients of the last {counts.consecutive} steps were not finite ({counts.total} "
-            f"such steps in all; {limit} in a row are the limit). They changed no parameter: lower "
-            "the learning rate or the loss scale, or look for the NaN with jax_debug_nans."
-        )
-    return counts
-
-
-def _guards(opt_state: Any) -> list[SkipNonfiniteState]:
-    guards = _states.find_states(opt_state, SkipNonfiniteState)
-    if not guards:
-        raise ValueError(
-            "This optimizer state contains no guard; wrap the optimizer in skip_nonfinite(...)."
-        )
-    return guards
 
 
 def _nothing(update: jax.Array) -> jax.Array:

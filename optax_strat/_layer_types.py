@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 
-from optax_strat import _paths
+from optax_strat import _checks, _paths
 
 
 class LayerType(enum.StrEnum):
@@ -101,8 +101,7 @@ def layer_types(
       >>> layer_types({'adapter': kernel}, rules=(('adapter', 'mlp'), *DEFAULT_RULES))
       {'adapter': 'mlp'}
     """
-    if unmatched not in ("error", "other"):
-        raise ValueError(f"unmatched must be 'error' or 'other', but it is {unmatched!r}.")
+    _checks.check_choice("unmatched", unmatched, ("error", "other"))
     compiled = _compile(rules)
     missed: list[str] = []
 
@@ -139,13 +138,24 @@ def check_layer_types(what: str, types: Mapping[str, Any] | Sequence[str]) -> No
 
 def labeler(source: LayerTypes = None, unmatched: Unmatched = "error") -> Callable[[Any], Any]:
     """The function from a tree to its labels that an optimizer's ``layer_types`` argument means."""
-    if source is None:
-        return lambda tree: layer_types(tree, DEFAULT_RULES, unmatched)
+    _checks.check_choice("unmatched", unmatched, ("error", "other"))
     if callable(source):
-        return source
-    rules = tuple(source)
+        return lambda tree: _checked(source(tree), tree)
+    rules = DEFAULT_RULES if source is None else tuple(source)
     _compile(rules)  # so that a bad rule is refused where it is written, not at the first update
     return lambda tree: layer_types(tree, rules, unmatched)
+
+
+def _checked(labels: Any, tree: Any) -> Any:
+    """The labels that a user's function made, if they can be such."""
+    found, wanted = jax.tree.leaves(labels), jax.tree.leaves(tree)
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"The layer_types function must give each of {len(wanted)} parameters a layer type, "
+            f"but it gave {len(found)}."
+        )
+    check_layer_types("What the layer_types function gave", found)
+    return labels
 
 
 def _compile(rules: Sequence[Rule]) -> list[tuple[re.Pattern[str], str]]:

@@ -12,8 +12,13 @@ import jax.numpy as jnp
 
 
 def zero_mu(params: Any, mu_dtype: Any) -> Any:
-    """First moments of zero, like the parameters (also sharded like them), in ``mu_dtype``."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype), params)
+    """First moments of zero, like the parameters (also sharded like them), in ``mu_dtype``.
+
+    Those of complex parameters stay complex, whatever ``mu_dtype`` is.
+    """
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(p, dtype=None if jnp.iscomplexobj(p) else mu_dtype), params
+    )
 
 
 def zero_nu(params: Any) -> Any:

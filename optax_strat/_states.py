@@ -12,6 +12,21 @@ def find_states(opt_state: Any, kind: type[State]) -> list[State]:
 
     Chains, partitions, masks, ``optax.MultiSteps`` and ``optax.inject_hyperparams`` may lie around
     them; a state inside another of the same type is not looked for.
+
+    Args:
+      opt_state: the state of any optimizer.
+      kind: the class of the states, such as :class:`ScaleByStratoptState`.
+
+    Returns:
+      The states, which may be none.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_strat import ScaleByStratoptState, find_states, stratopt
+      >>> state = stratopt(0.1, nonfinite='skip').init(jnp.ones(3))
+      >>> (inner,) = find_states(state, ScaleByStratoptState)
+      >>> inner.alpha
+      Array([1.], dtype=float32)
     """
     found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in found if isinstance(node, kind)]

@@ -94,6 +94,13 @@ def read_statistics(opt_state: Any) -> dict[str, dict[str, jax.Array]]:
 
     Raises:
       ValueError: the state contains none, or several.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from optax_strat import read_statistics, record_statistics
+      >>> state = record_statistics(optax.sgd(0.1)).init({'mlp': jnp.ones(2)})
+      >>> sorted(read_statistics(state))
+      ['gradient', 'parameter', 'update']
     """
     found = _states.find_states(opt_state, RecordStatisticsState)
     if len(found) != 1:

@@ -135,8 +135,15 @@ def _per_layer(measure: Any, leaves: Sequence[Leaf], *trees: Any) -> jax.Array:
         values = measure(*arrays)
         # Sums over dimensions and never `ravel`: reshaping a sharded leaf fails on explicit meshes.
         over = tuple(dim for dim in range(values.ndim) if dim != leaf.axis)
-        parts.append(jnp.atleast_1d(jnp.sum(values, axis=over).astype(jnp.float32)))
+        parts.append(_replicated(jnp.atleast_1d(jnp.sum(values, axis=over).astype(jnp.float32))))
     return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
+
+
+def _replicated(part: jax.Array) -> jax.Array:
+    """Gathers sums of layers that lie on an explicit mesh themselves, so that all can be joined."""
+    if any(jax.typeof(part).sharding.spec):
+        return jax.sharding.reshard(part, jax.sharding.PartitionSpec(None))
+    return part
 
 
 def _abs_squares(x: Any) -> jax.Array:

@@ -1,0 +1,189 @@
+"""Steps whose gradients are not finite."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optax_strat import (
+    NonfiniteError,
+    RepairNonfiniteState,
+    SkipCounts,
+    SkipNonfiniteState,
+    aardvark,
+    find_states,
+    raise_if_stuck,
+    repair_nonfinite,
+    skip_counts,
+    skip_nonfinite,
+    stratopt,
+)
+from tests import trees
+
+SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 100)
+
+GUARDED = {
+    "adamw": lambda: skip_nonfinite(optax.adamw(SCHEDULE)),
+    "aardvark": lambda: aardvark(SCHEDULE),
+    "aardvark, adaptive": lambda: aardvark(SCHEDULE, scaling="adaptive"),
+    "stratopt": lambda: stratopt(SCHEDULE, nonfinite="skip"),
+    "stratopt, wrapped": lambda: skip_nonfinite(stratopt(SCHEDULE)),
+    "in a chain": lambda: optax.chain(optax.identity(), aardvark(SCHEDULE)),
+}
+
+
+def spoil(tree: Any, value: float) -> Any:
+    """The tree with one entry of one leaf replaced."""
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves[3] = leaves[3].at[(0,) * leaves[3].ndim].set(value)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def as_bits(tree: Any) -> list[bytes]:
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_a_bad_step_leaves_parameters_moments_counts_and_schedules_bit_identical(name: str) -> None:
+    tx = GUARDED[name]()
+    params = trees.model()
+    params["final_norm"]["scale"] = params["final_norm"]["scale"].at[0].set(-0.0)
+
+    @jax.jit
+    def step(params: Any, state: Any, g: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = step(params, tx.init(params), trees.model(seed=1))
+    params["final_norm"]["scale"] = params["final_norm"]["scale"].at[0].set(-0.0)
+    before = params, find_states(state, SkipNonfiniteState)[0].inner_state
+    for bad in (jnp.nan, jnp.inf, -jnp.inf, 1e30):  # the square of 1e30 overflows
+        params, state = step(params, state, spoil(trees.model(seed=2), bad))
+    after = params, find_states(state, SkipNonfiniteState)[0].inner_state
+    assert as_bits(after) == as_bits(before)
+    assert skip_counts(state) == SkipCounts(total=4, consecutive=4)
+
+    # And the next good step is the one that would have been next.
+    params, state = step(params, state, trees.model(seed=3))
+    assert skip_counts(state) == SkipCounts(total=4, consecutive=0)
+    clean, clean_state = step(trees.model(), tx.init(params), trees.model(seed=1))
+    clean["final_norm"]["scale"] = clean["final_norm"]["scale"].at[0].set(-0.0)
+    expected, _ = step(clean, clean_state, trees.model(seed=3))
+    del expected["final_norm"], params["final_norm"]  # its first entry was set by hand before
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+
+
+def test_it_never_gives_up() -> None:
+    """Unlike optax.apply_if_finite, which from its limit on applies the NaN."""
+    params = jnp.ones(2)
+    bad = jnp.array([jnp.nan, 1.0])
+
+    def after(tx: optax.GradientTransformation, steps: int) -> Any:
+        def step(carry: Any, _: Any) -> tuple[Any, None]:
+            updates, state = tx.update(bad, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
+
+    theirs, _ = after(optax.apply_if_finite(optax.sgd(0.1), 3), 5)
+    assert bool(jnp.isnan(theirs).any())
+    ours, state = after(skip_nonfinite(optax.sgd(0.1), max_consecutive=3), 50)
+    np.testing.assert_array_equal(ours, params)
+    assert skip_counts(state) == SkipCounts(50, 50)
+
+
+def test_too_many_in_a_row_are_a_named_error() -> None:
+    tx = skip_nonfinite(optax.sgd(0.1), max_consecutive=3)
+    state = tx.init(jnp.ones(2))
+    bad, good = jnp.full(2, jnp.nan), jnp.ones(2)
+    for g in (bad, bad, good, bad, bad):
+        _, state = tx.update(g, state)
+        raise_if_stuck(state)
+    _, state = tx.update(bad, state)
+    with pytest.raises(NonfiniteError, match="3 steps in a row, 5 in all, and the limit is 3"):
+        raise_if_stuck(state)
+
+
+def test_counts_are_found_wherever_the_guard_is() -> None:
+    guarded = skip_nonfinite(optax.adam(0.1), max_consecutive=7)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    bad = jax.tree.map(lambda x: x * jnp.nan, params)
+    for tx in (
+        optax.chain(optax.identity(), guarded),
+        optax.masked(guarded, {"a": True, "b": False}),
+        optax.MultiSteps(guarded, 1).gradient_transformation(),
+        optax.inject_hyperparams(lambda rate: skip_nonfinite(optax.adam(rate)))(rate=0.1),
+    ):
+        _, state = tx.update(bad, tx.init(params), params)
+        assert skip_counts(state) == (1, 1)
+        assert raise_if_stuck(jax.device_get(state)) == (1, 1)
+
+
+def test_reading_a_state_without_a_guard_is_an_error() -> None:
+    with pytest.raises(ValueError, match="wrap the optimizer in skip_nonfinite"):
+        skip_counts(optax.adam(0.1).init(jnp.ones(1)))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_the_limit_must_be_above_zero(limit: int) -> None:
+    with pytest.raises(ValueError, match="skipped steps allowed in a row must be"):
+        skip_nonfinite(optax.sgd(0.1), max_consecutive=limit)
+
+
+def test_extra_arguments_reach_the_inner_transformation() -> None:
+    def update(updates: Any, state: Any, params: Any = None, *, factor: Any) -> Any:
+        return jax.tree.map(lambda u: u * factor(2.0), updates), state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    tx = skip_nonfinite(inner)
+    state = tx.init(jnp.ones(2))
+    updates, _ = jax.jit(lambda g, s: tx.update(g, s, factor=lambda x: x + 1))(jnp.ones(2), state)
+    np.testing.assert_array_equal(updates, 3.0)
+
+
+def test_a_float16_model_with_loss_scaling_skips_overflows() -> None:
+    """The scaled gradient overflows float16: skipped at a scale of 2^16, taken at 2^10."""
+    tx = aardvark(0.1)
+    params = jnp.ones(2, jnp.float16)
+    state = tx.init(params)
+
+    def step(state: Any, scale: float) -> tuple[Any, Any]:
+        scaled = (jnp.full(2, 2.0) * scale).astype(jnp.float16)
+        return tx.update(scaled / jnp.float16(scale), state, params)
+
+    updates, state = step(state, 2.0**15)
+    np.testing.assert_array_equal(updates, 0.0)
+    assert skip_counts(state) == (1, 1)
+    updates, state = step(state, 2.0**10)
+    np.testing.assert_allclose(updates, -0.1, rtol=1e-2)
+    assert skip_counts(state) == (1, 0)
+
+
+def test_repair_zeroes_the_bad_entries_and_counts_steps() -> None:
+    tx = repair_nonfinite()
+    bad = {"a": jnp.array([jnp.nan, 1.0]), "b": jnp.array([jnp.inf, -jnp.inf, 2.0])}
+    good = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([0.0, -0.0, 2.0])}
+    repaired, state = tx.update(bad, tx.init(bad))
+    chex.assert_trees_all_equal(repaired, {"a": jnp.array([0, 1.0]), "b": jnp.array([0.0, 0, 2])})
+    untouched, state = tx.update(good, state)
+    chex.assert_trees_all_equal(untouched, good)
+    assert int(state.total) == 1
+
+
+def test_nan_to_num_steps_on_where_skip_stands_still() -> None:
+    g = {"mlp": jnp.array([[jnp.nan, 1.0]])}
+    params = {"mlp": jnp.ones((1, 2))}
+    for make in (aardvark, stratopt):
+        tx = make(0.1, nonfinite="nan_to_num", weight_decay=0.0)
+        updates, state = tx.update(g, tx.init(params), params)
+        assert updates["mlp"][0, 0] == 0.0
+        assert updates["mlp"][0, 1] < -0.05
+        assert int(find_states(state, RepairNonfiniteState)[0].total) == 1
+        tx = make(0.1, nonfinite="skip", weight_decay=0.0)
+        np.testing.assert_array_equal(tx.update(g, tx.init(params), params)[0]["mlp"], 0.0)
+        tx = make(0.1, nonfinite=None, weight_decay=0.0)
+        assert bool(jnp.isnan(tx.update(g, tx.init(params), params)[0]["mlp"]).any())
