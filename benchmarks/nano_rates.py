@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.nano_rates        about 15 minutes on two CPU cores
 
-Every optimizer gets the same seven rates, steps, data and seed, the papers' 3e-4 among the rates.
+Every optimizer gets the same eight rates, steps, data and seed, the papers' 3e-4 among the rates.
 The seed is one that the comparison itself does not use. Results go to `results/nano_rates.jsonl`,
 one line a run; `train.configs.nano_optimizers` takes its rates from there. An optimum on the edge
 of the grid is marked: it says that the grid was too narrow for that method.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from train.data import Dataset, open_dataset
 from train.loop import StuckError, train
 from train.optimizer_configs import key
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SEED = 1000
 RESULTS = Path(__file__).parent.parent / "results" / "nano_rates.jsonl"
 
@@ -58,10 +59,8 @@ def _run(config: RunConfig, dataset: Dataset) -> dict:
         try:
             loss = train(config, Path(folder), dataset=dataset).val_loss
         except StuckError:
-            loss = float("inf")
-    print(
-        f"{key(config.optimizer):<10} {config.optimizer.learning_rate:<8g} {loss:.4f}", flush=True
-    )
+            loss = None  # diverged
+    print(f"{key(config.optimizer):<10} {config.optimizer.learning_rate:<8g} {loss}", flush=True)
     return {
         "optimizer": key(config.optimizer),
         "learning_rate": config.optimizer.learning_rate,
@@ -78,11 +77,15 @@ def _run(config: RunConfig, dataset: Dataset) -> dict:
 def _show(done: dict[tuple[str, float], dict]) -> None:
     table = Table("optimizer", *(f"{rate:g}" for rate in RATES), "best")
     for name in dict.fromkeys(name for name, _ in done):
-        losses = [done[name, rate]["val_loss"] for rate in RATES]
+        losses = [_loss(done[name, rate]) for rate in RATES]
         best = min(range(len(RATES)), key=losses.__getitem__)
         edge = " (edge of the grid)" if best in (0, len(RATES) - 1) else ""
         table.add_row(name, *(f"{loss:.3f}" for loss in losses), f"{RATES[best]:g}{edge}")
     Console(width=110).print(table)
+
+
+def _loss(row: dict) -> float:
+    return math.inf if row["val_loss"] is None else row["val_loss"]
 
 
 if __name__ == "__main__":

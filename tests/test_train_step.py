@@ -1,5 +1,8 @@
 """One step: what it computes, what it reports, and what a bad batch does to it."""
 
+import functools
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -20,16 +23,23 @@ def batch_of(seed=0):
     return Batch(tokens[:, :-1], tokens[:, 1:], np.ones((8, 16), np.float32))
 
 
-def setup(tmp_path, optimizer):
-    config = tiny.run_config(tmp_path, optimizer=optimizer)
+@functools.cache
+def setup(optimizer):
+    """A state at the model's own initial parameters, the compiled step, and the optimizer."""
+    config = tiny.run_config(Path("unused"), optimizer=optimizer)
     built = build_optimizer(config.optimizer, config.schedule, config.steps)
-    params = models.init(config.model, jax.random.key(0))
+    params = initial_params()
     state = TrainState(jnp.zeros((), jnp.int32), params, built.transformation.init(params))
-    return state, make_train_step(config.model, built), built
+    return state, jax.jit(make_train_step(config.model, built)), built
 
 
-def test_a_step_is_gradient_update_apply(tmp_path):
-    state, step, built = setup(tmp_path, tiny.OPTIMIZERS[0])
+@functools.cache
+def initial_params():
+    return jax.jit(models.init, static_argnums=0)(tiny.MODEL, jax.random.key(0))
+
+
+def test_a_step_is_gradient_update_apply():
+    state, step, built = setup(tiny.OPTIMIZERS[0])
     batch = batch_of()
 
     def mean_loss(params):
@@ -38,7 +48,7 @@ def test_a_step_is_gradient_update_apply(tmp_path):
 
     loss, grads = jax.jit(jax.value_and_grad(mean_loss))(state.params)
     updates, _ = built.transformation.update(grads, state.opt_state, state.params)
-    after, metrics = jax.jit(step)(state, batch)
+    after, metrics = step(state, batch)
     chex.assert_trees_all_close(
         after.params, optax.apply_updates(state.params, updates), rtol=1e-4, atol=1e-5
     )
@@ -48,40 +58,40 @@ def test_a_step_is_gradient_update_apply(tmp_path):
     np.testing.assert_allclose(metrics["learning_rate"], built.schedule(0))
 
 
-def test_norms_by_layer_type_add_up_to_the_global_norm(tmp_path):
-    state, step, _ = setup(tmp_path, tiny.OPTIMIZERS[-1])
-    _, metrics = jax.jit(step)(state, batch_of())
+def test_norms_by_layer_type_add_up_to_the_global_norm():
+    state, step, _ = setup(tiny.OPTIMIZERS[-1])
+    _, metrics = step(state, batch_of())
     assert set(metrics["grad_norms"]) == {"embedding", "attention", "mlp", "head", "norm"}
     squares = sum(norm**2 for norm in metrics["grad_norms"].values())
     np.testing.assert_allclose(jnp.sqrt(squares), metrics["grad_norm"], rtol=1e-5)
 
 
-def test_the_first_loss_is_that_of_a_uniform_guess(tmp_path):
-    state, step, _ = setup(tmp_path, tiny.OPTIMIZERS[0])
-    _, metrics = jax.jit(step)(state, batch_of())
+def test_the_first_loss_is_that_of_a_uniform_guess():
+    state, step, _ = setup(tiny.OPTIMIZERS[0])
+    _, metrics = step(state, batch_of())
     np.testing.assert_allclose(metrics["loss"], np.log(tiny.MODEL.vocab_size), rtol=0.02)
 
 
 @pytest.mark.parametrize("optimizer", tiny.OPTIMIZERS, ids=tiny.optimizer_name)
-def test_a_bad_batch_moves_the_position_and_nothing_else(tmp_path, optimizer):
-    state, step, _ = setup(tmp_path, optimizer)
+def test_a_bad_batch_moves_the_position_and_nothing_else(optimizer):
+    state, step, _ = setup(optimizer)
     poisoned = batch_of()._replace(weights_BT=np.full((8, 16), np.nan, np.float32))
-    after, metrics = jax.jit(step)(state, poisoned)
+    after, metrics = step(state, poisoned)
     chex.assert_trees_all_equal(after.params, state.params)
     assert after.step == 1
     assert (metrics["skipped"], metrics["consecutive_skips"]) == (1, 1)
-    again, metrics = jax.jit(step)(after, batch_of())
+    again, metrics = step(after, batch_of())
     assert (metrics["skipped"], metrics["consecutive_skips"]) == (1, 0)
     # The schedule did not move on: the next step is the first update.
-    expected, _ = jax.jit(step)(state, batch_of())
+    expected, _ = step(state, batch_of())
     chex.assert_trees_all_equal(again.params, expected.params)
 
 
-def test_golden_metrics_of_the_first_two_steps(tmp_path):
+def test_golden_metrics_of_the_first_two_steps():
     """Numbers of a known good version: whoever changes them must know why."""
-    state, step, _ = setup(tmp_path, tiny.OPTIMIZERS[-1])
+    state, step, _ = setup(tiny.OPTIMIZERS[-1])
     seen = []
     for seed in (0, 1):
-        state, metrics = jax.jit(step)(state, batch_of(seed))
+        state, metrics = step(state, batch_of(seed))
         seen.append([float(metrics["loss"]), float(metrics["grad_norm"])])
     np.testing.assert_allclose(seen, [[5.599905, 0.517472], [5.612861, 0.498396]], rtol=2e-4)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import models
 from models import TransformerConfig
 from train.config import RunConfig, ScheduleConfig
 from train.data import DataConfig
@@ -53,6 +59,28 @@ def run_config(cache: Path, **changes: Any) -> RunConfig:
         optimizer=OPTIMIZERS[0],
     )
     return dataclasses.replace(config, **changes)
+
+
+def params(seed: int = 0) -> Any:
+    """Parameters of `MODEL`'s shapes, drawn by NumPy: nothing to compile."""
+    return _normal(_shapes(), seed, 0.02)
+
+
+def gradients(seed: int, size: float = 0.1) -> Any:
+    """Gradients of `MODEL`'s shapes, likewise."""
+    return _normal(_shapes(), 1000 + seed, size)
+
+
+@functools.cache
+def _shapes() -> Any:
+    return jax.eval_shape(lambda: models.init(MODEL, jax.random.key(0)))
+
+
+def _normal(shapes: Any, seed: int, size: float) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(scale=size, size=x.shape), jnp.float32), shapes
+    )
 
 
 def optimizer_name(config: OptimizerConfig) -> str:

@@ -38,12 +38,12 @@ def nano_optimizers() -> tuple[OptimizerConfig, ...]:
     """
     return (
         AdamW(learning_rate=3e-3),
-        AdEMAMix(learning_rate=3e-3, b2=0.98),
+        AdEMAMix(learning_rate=1e-3, b2=0.98),
         Lion(learning_rate=3e-3),
-        LAMB(learning_rate=1e-2, b2=0.98),
-        Adafactor(learning_rate=3e-2, min_dim_size_to_factor=32),
-        StratOpt(learning_rate=3e-3, b2=0.98),
-        Aardvark(learning_rate=3e-3, b2=0.98),
+        LAMB(learning_rate=3e-2, b2=0.98),
+        Adafactor(learning_rate=1e-1, min_dim_size_to_factor=32),
+        StratOpt(learning_rate=1e-3, b2=0.98),
+        Aardvark(learning_rate=1e-3, b2=0.98),
     )
 
 
@@ -105,7 +105,7 @@ def compare() -> Comparison:
         model=NANO,
         optimizers=nano_optimizers(),
         steps=400,
-        seeds=3,
+        seeds=4,
         eval_every=50,
         checkpoint_every=200,
     )

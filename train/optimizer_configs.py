@@ -118,6 +118,8 @@ class StratOpt:
     """Threshold on each layer's gradient norm (StratOpt paper, section 3.2)."""
     weight_decay: float = 0.1
     stratum: Literal["layer", "block", "type"] = "layer"
+    nonfinite: Literal["skip", "nan_to_num"] | None = "skip"
+    """The paper has no such check; here every method of a comparison has one."""
     mu_dtype: str | None = None
 
 

@@ -1,8 +1,8 @@
 """The one table of optimizers: a configuration in, an Optax transformation and its schedule out.
 
 Everything that is equal for all methods is said once, here: the learning-rate schedule, the global
-clip, decay of matrices only, and a guard that lets no non-finite step into the state. What a method
-brings itself (Aardvark's guard, StratOpt's and Adafactor's clipping) is not added a second time.
+clip, decay of matrices only, and a guard that lets no non-finite step into the state. What a
+method brings itself (our optimizers' guard, StratOpt's and Adafactor's clipping) is not added twice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: in
     """
     rate = learning_rate_schedule(config.learning_rate, schedule, steps)
     transformation = _transformation(config, rate, steps)
-    if not isinstance(config, Aardvark):
+    if not isinstance(config, StratOpt | Aardvark):
         transformation = optax_strat.skip_nonfinite(transformation)
     return Optimizer(transformation, rate)
 
@@ -127,6 +127,7 @@ def _transformation(
                 layer_clip=config.layer_clip,
                 weight_decay=config.weight_decay,
                 stratum=config.stratum,
+                nonfinite=config.nonfinite,
                 mu_dtype=config.mu_dtype,
             )
         case Aardvark():

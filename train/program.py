@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from train.allocator import keep_freed_memory
 from train.config import RunConfig
 from train.data import Batch
 from train.optimizers import Optimizer, build_optimizer
@@ -83,6 +84,7 @@ def build_program(config: RunConfig) -> Program:
     Raises:
       ValueError: If the mesh does not fit the devices, the batch or the model.
     """
+    keep_freed_memory()
     mesh = make_mesh(config.mesh)
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
     target = abstract_state(config.model, optimizer.transformation, mesh)
