@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.config import AttentionKind, ComputeDtype
+from models.config import TransformerConfig
 
 MIN_BLOCK = 64  # Smaller blocks of queries cost more in overhead than they leave out.
 MAX_BLOCKS = 4  # Bounds compile time; four blocks leave out 3/8 of all logits, infinitely many 1/2.
@@ -19,26 +19,30 @@ MAX_BLOCKS = 4  # Bounds compile time; four blocks leave out 3/8 of all logits, 
 ResolvedKind = Literal["head_major", "xla", "cudnn"]
 
 
-def resolve_kind(kind: AttentionKind, dtype: ComputeDtype, platform: str) -> ResolvedKind:
+def resolve_kind(config: TransformerConfig, platform: str) -> ResolvedKind:
     """Replaces 'auto' by the fastest way of computing attention on a platform.
 
+    cuDNN's flash attention takes half precision and heads of 8, 16, ... 128 dimensions; it needs
+    an Ampere GPU or a later one, so ask for 'xla' on an older.
+
     Args:
-        kind: What the config asks for; anything but 'auto' is returned as it is.
-        dtype: Compute dtype; cuDNN's flash attention takes half precision only.
+        config: The model; any `config.attention` but 'auto' is returned as it is.
         platform: As in `jax.default_backend()`: 'cpu', 'gpu' or 'tpu'.
 
     Returns:
         'head_major', 'cudnn' or 'xla'.
 
     Examples:
-        >>> resolve_kind("auto", "bfloat16", "gpu"), resolve_kind("auto", "float32", "gpu")
-        ('cudnn', 'xla')
+        >>> from models import PRESETS
+        >>> [resolve_kind(PRESETS["nano"], platform) for platform in ("cpu", "gpu", "tpu")]
+        ['head_major', 'cudnn', 'xla']
     """
-    if kind != "auto":
-        return kind
+    if config.attention != "auto":
+        return config.attention
     if platform == "cpu":
         return "head_major"
-    return "cudnn" if platform == "gpu" and dtype != "float32" else "xla"
+    suits_cudnn = config.dtype != "float32" and config.head_dim in range(8, 129, 8)
+    return "cudnn" if platform == "gpu" and suits_cudnn else "xla"
 
 
 def attend(

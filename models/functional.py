@@ -1,13 +1,13 @@
 """The model as pure functions of a dict of parameters: what a train step sees.
 
-The module is split into graph and parameters once per config; inside `jax.jit` only dicts of
-arrays travel, which costs no Python time per step.
+The module is split into graph and parameters once per config. What then travels through
+`jax.jit` is a dict of arrays, which costs no Python time per step.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,9 @@ def apply(
     Args:
         config: The model.
         params: What `init` returned, or a tree shaped like it.
-        tokens_BT: Integer token ids, T at most config.context.
-        segment_ids_BT: Integer document ids of a packed sequence, the tokens of a document being
+        tokens_BT: Integer token ids, T at most config.context. An id of V or more makes its
+            document NaN from there on.
+        segment_ids_BT: Integer document ids of a packed sequence; the tokens of a document are
             neighbours. Attention stays inside a document and positions restart with it. None
             means one document per row.
 
@@ -65,13 +66,14 @@ def apply(
         Float32 logits [B, T, V].
 
     Raises:
-        ValueError: If the tokens are not a matrix of integers, are longer than the context, or
-            differ in shape from the segment ids.
+        ValueError: If the tokens are not a matrix of integers, are longer than the context, or do
+            not match the segment ids; or if the parameters belong to another config.
 
     Examples:
         >>> from models import PRESETS
-        >>> params = init(PRESETS["nano"], jax.random.key(0))
-        >>> logits = apply(PRESETS["nano"], params, jnp.zeros((2, 16), jnp.int32))
+        >>> config, tokens = PRESETS["nano"], jnp.zeros((2, 16), jnp.int32)
+        >>> params = init(config, jax.random.key(0))
+        >>> logits = jax.jit(apply, static_argnums=0)(config, params, tokens)
         >>> logits.shape, logits.dtype.name
         ((2, 16, 256), 'float32')
     """
@@ -93,30 +95,33 @@ def features(
     """
     _check_inputs(config, tokens_BT, segment_ids_BT)
 
-    def forward(
-        params: Params, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None
-    ) -> jax.Array:
-        return nnx.merge(_graph(config)[0], params).features(tokens_BT, segment_ids_BT)
+    def forward(params: Params, tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+        return _model(config, params).features(tokens, segment_ids)
 
     batch = jax.typeof(tokens_BT).sharding.spec[0]
     return automatic(forward, PartitionSpec(batch))(params, tokens_BT, segment_ids_BT)
 
 
 def unembed(config: TransformerConfig, params: Params, x_BTD: jax.Array) -> jax.Array:
-    """The head of the model: ``apply(...) = unembed(features(...))``, for any part of T.
+    """The head of the model: ``apply(...) == unembed(features(...))``, for any part of T.
+
+    Args:
+        config: The model.
+        params: As for `apply`; nothing but the head, or the embedding of a tied head, is read.
+        x_BTD: Features, or a slice of them along B or T.
 
     Returns:
         Float32 logits [B, T, V].
     """
 
     def forward(params: Params, x_BTD: jax.Array) -> jax.Array:
-        return nnx.merge(_graph(config)[0], params).unembed(x_BTD)
+        return _model(config, params).unembed(x_BTD)
 
-    batch = jax.typeof(x_BTD).sharding.spec[0]
     if config.tied_head:
         vocab = jax.typeof(params["embed"]["embedding"]).sharding.spec[0]
     else:
         vocab = jax.typeof(params["head"]["kernel"]).sharding.spec[1]
+    batch = jax.typeof(x_BTD).sharding.spec[0]
     return automatic(forward, PartitionSpec(batch, None, vocab))(params, x_BTD)
 
 
@@ -132,31 +137,61 @@ def logical_axes(config: TransformerConfig) -> Params:
         >>> logical_axes(PRESETS["nano"])["layers"]["attention"]["query"]["kernel"]
         ('layers', 'embed', 'heads', 'head_dim')
     """
-    return _graph(config)[1]
+    return nnx.to_pure_dict(
+        _structure(config).parameters, lambda variable: variable.get_metadata("out_sharding")
+    )
+
+
+class _Structure(NamedTuple):
+    """All that there is to a model besides the values of its parameters."""
+
+    graph: nnx.GraphDef
+    parameters: nnx.State
+    shapes: dict[str, tuple[int, ...]]
 
 
 @functools.lru_cache(maxsize=64)
-def _graph(config: TransformerConfig) -> tuple[nnx.GraphDef, Params]:
-    model = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(params=0)))
-    graph, state = nnx.split(model, nnx.Param)
-    axes = nnx.to_pure_dict(state, lambda variable: variable.get_metadata("out_sharding"))
-    return graph, axes
+def _structure(config: TransformerConfig) -> _Structure:
+    # Not nnx.eval_shape, which on a mesh would look for mesh axes with the logical names.
+    graph, parameters = jax.eval_shape(
+        lambda: nnx.split(Transformer(config, rngs=nnx.Rngs(params=0)), nnx.Param)
+    )
+    return _Structure(graph, parameters, _shapes(nnx.to_pure_dict(parameters)))
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): jnp.shape(x) for p, x in leaves}
+
+
+def _model(config: TransformerConfig, params: Params) -> Transformer:
+    structure, given = _structure(config), _shapes(params)
+    for name in sorted(structure.shapes.keys() | given.keys()):
+        asked, has = structure.shapes.get(name, "none"), given.get(name, "none")
+        if asked != has:
+            raise ValueError(
+                f"the parameters belong to another config: for {name} this one asks for shape "
+                f"{asked}, but the tree has {has}."
+            )
+    return nnx.merge(structure.graph, params)
 
 
 def _check_inputs(
     config: TransformerConfig, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None
 ) -> None:
-    if jnp.ndim(tokens_BT) != 2:
-        raise ValueError(f"tokens have shape {jnp.shape(tokens_BT)}, but must be [batch, tokens].")
-    if not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
-        raise ValueError(f"tokens have dtype {tokens_BT.dtype}, but must be integers.")
-    if tokens_BT.shape[1] > config.context:
+    shape = jnp.shape(tokens_BT)
+    if len(shape) != 2:
+        raise ValueError(f"tokens have shape {shape}, but must be [batch, tokens].")
+    if shape[1] > config.context:
         raise ValueError(
-            f"tokens are {tokens_BT.shape[1]} long, but the model's context is {config.context}; "
+            f"tokens are {shape[1]} long, but the model's context is {config.context}; "
             "shorten the sequences or raise TransformerConfig.context."
         )
-    if segment_ids_BT is not None and jnp.shape(segment_ids_BT) != tokens_BT.shape:
+    if segment_ids_BT is not None and jnp.shape(segment_ids_BT) != shape:
         raise ValueError(
             f"segment ids have shape {jnp.shape(segment_ids_BT)}, "
-            f"but must have the tokens' shape {tokens_BT.shape}."
+            f"but must have the tokens' shape {shape}."
         )
+    for name, ids in (("tokens", tokens_BT), ("segment ids", segment_ids_BT)):
+        if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"{name} have dtype {ids.dtype}, but must be integers.")

@@ -1,7 +1,10 @@
 """Where the model meets a mesh: hints for activations, by logical axis names.
 
 The model names dimensions ('batch', 'vocab', ...); which mesh axis a name means is decided outside,
-by the rules of `flax.nnx.logical_axis_rules`. Without rules or without a mesh nothing happens.
+by the rules in force while the model is traced; without rules or a mesh nothing happens::
+
+    with jax.set_mesh(mesh), nnx.logical_axis_rules((("batch", ("data", "fsdp")), ...)):
+        train_step(...)
 """
 
 from collections.abc import Callable

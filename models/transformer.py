@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.config import TransformerConfig
-from models.layers import INITIAL_STD, Block, annotate, rms_norm
-from models.precision import einsum_float32
+from models.layers import INITIAL_STD, Block, annotate, projection, rms_norm
+from models.products import product
 from models.rotary import Rotation, rotation, segment_positions
 from models.sharding import constrain
 
@@ -22,26 +22,21 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> None:
-        V, D = config.vocab_size, config.d_model
-        init = jax.nn.initializers.normal(INITIAL_STD)
-
         @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
         def stacked_blocks(rngs: nnx.Rngs) -> Block:
             return Block(config, rngs=rngs)
 
         self.embed = nnx.Embed(
-            V, D, embedding_init=init, embedding_metadata=annotate("vocab", "embed"), rngs=rngs
+            config.vocab_size,
+            config.d_model,
+            embedding_init=jax.nn.initializers.normal(INITIAL_STD),
+            embedding_metadata=annotate("vocab", "embed"),
+            rngs=rngs,
         )
         self.layers = stacked_blocks(rngs.split(config.layers))
         self.final_norm = rms_norm(config, rngs)
         if not config.tied_head:
-            self.head = nnx.Einsum(
-                "BTD,DV->BTV",
-                (D, V),
-                kernel_init=init,
-                kernel_metadata=annotate("embed", "vocab"),
-                rngs=rngs,
-            )
+            self.head = projection("BTD,DV->BTV", config, rngs, result_dtype=jnp.float32)
         self.config = config
 
     def features(self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
@@ -61,11 +56,10 @@ class Transformer(nnx.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """The head alone: features to float32 logits [B, T, V]."""
-        if self.config.tied_head:
-            equation, kernel = "BTD,VD->BTV", self.embed.embedding
-        else:
-            equation, kernel = "BTD,DV->BTV", self.head.kernel
-        return einsum_float32(equation, x_BTD, kernel[...].astype(self.config.dtype))
+        if not self.config.tied_head:
+            return self.head(x_BTD)
+        embedding_VD = self.embed.embedding[...].astype(self.config.dtype)
+        return product("BTD,VD->BTV", x_BTD, embedding_VD, jnp.float32)
 
     def __call__(self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
         """Float32 logits [B, T, V] of every next token."""
@@ -84,7 +78,7 @@ class Transformer(nnx.Module):
                 "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
                 "full": jax.checkpoint_policies.nothing_saveable,
             }[self.config.remat]
-            # A rolled loop cannot merge the recomputation with the original; unrolled layers can.
+            # Unrolled, the compiler would find that it computes the same twice, and keep it.
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=self.config.unroll > 1)
         return jax.lax.scan(layer, x_BTD, stacked, unroll=self.config.unroll)[0]
 
