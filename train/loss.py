@@ -24,6 +24,7 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array, weights_BT: Array) -> tu
       The sum of the losses in nats and the sum of the weights, float32 scalars.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> targets, weights = jnp.zeros((1, 3), int), jnp.ones((1, 3))
       >>> total, weight = cross_entropy(jnp.zeros((1, 3, 8)), targets, weights)
       >>> round(float(total / weight), 4)  # ln 8

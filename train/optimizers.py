@@ -2,7 +2,7 @@
 
 Everything that is equal for all methods is said once, here: the learning-rate schedule, the global
 clip, decay of matrices only, and a guard that lets no non-finite step into the state. What a
-method brings itself (our optimizers' guard, StratOpt's and Adafactor's clipping) is not added twice.
+method brings itself (our optimizers' guard, StratOpt's and Adafactor's clip) is not added twice.
 """
 
 from __future__ import annotations
@@ -88,32 +88,26 @@ def _transformation(
                 optax.scale_by_learning_rate(rate),
             )
         case Adafactor():
-            # Decay is added outside so that it is scaled by the rate, as every other method's is.
-            return optax.chain(
-                optax_strat.per_layer(
-                    optax.adafactor(
-                        rate,
-                        config.min_dim_size_to_factor,
-                        config.decay_rate,
-                        clipping_threshold=config.clipping_threshold,
-                        momentum=config.momentum,
-                    )
-                ),
-                optax.add_decayed_weights(lambda count: -config.weight_decay * rate(count), mask),
+            adafactor = optax.adafactor(
+                rate,
+                config.min_dim_size_to_factor,
+                config.decay_rate,
+                clipping_threshold=config.clipping_threshold,
+                momentum=config.momentum,
             )
+            return optax.chain(optax_strat.per_layer(adafactor), _decay(config.weight_decay, rate))
         case Muon():
-            inner = contrib.muon(
+            muon = contrib.muon(
                 rate,
                 beta=config.beta,
                 ns_steps=config.ns_steps,
                 eps=config.eps,
-                weight_decay=config.weight_decay,
                 adam_b1=config.adam_b1,
                 adam_b2=config.adam_b2,
-                adam_weight_decay=0.0,
                 muon_weight_dimension_numbers=_hidden_matrices,
                 consistent_rms=config.consistent_rms,
             )
+            inner = optax.chain(muon, _decay(config.weight_decay, rate))
         case StratOpt():
             return optax_strat.stratopt(
                 rate,
@@ -147,6 +141,11 @@ def _transformation(
     if config.clip is None:
         return inner
     return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+
+
+def _decay(weight_decay: float, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Decoupled decay of matrices, scaled by the rate, after a transformation that has its own."""
+    return optax.add_decayed_weights(lambda count: -weight_decay * rate(count), optax_strat.decays)
 
 
 def _multipliers(config: Aardvark) -> dict[str, float] | None:

@@ -19,7 +19,7 @@ from train.allocator import keep_freed_memory
 from train.config import RunConfig
 from train.data import Batch
 from train.optimizers import Optimizer, build_optimizer
-from train.sharding import batch_sharding, make_mesh
+from train.sharding import batch_sharding, make_mesh, tracing_on
 from train.state import TrainState, abstract_state, init_state, state_bytes
 from train.step import Metrics, make_eval_step, make_train_step
 
@@ -34,8 +34,9 @@ class Program:
     target: TrainState
     """The state's shapes, dtypes and shardings."""
     compile_seconds: float
+    """Tracing and compiling the train step."""
     _train_step: jax.stages.Compiled
-    _eval_step: Any
+    _eval_step: jax.stages.Compiled
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step."""
@@ -99,8 +100,8 @@ def build_program(config: RunConfig) -> Program:
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
     )
-    compiled = step.lower(target, batch).compile()
-    seconds = time.perf_counter() - start
-    return Program(
-        config, mesh, optimizer, target, seconds, compiled, jax.jit(make_eval_step(config.model))
-    )
+    with tracing_on(mesh):
+        train_step = step.lower(target, batch).compile()
+        seconds = time.perf_counter() - start
+        eval_step = jax.jit(make_eval_step(config.model)).lower(target.params, batch).compile()
+    return Program(config, mesh, optimizer, target, seconds, train_step, eval_step)

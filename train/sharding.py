@@ -7,17 +7,21 @@ state of a parameter's shape is sharded as that parameter, everything else is re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import optax
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import Experiment, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str, str | None] = {
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
     "embed": "fsdp",
     "vocab": "tensor",
     "heads": "tensor",
@@ -26,8 +30,6 @@ RULES: dict[str, str | None] = {
     "head_dim": None,
     "layers": None,
 }
-
-BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -69,7 +71,14 @@ def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
             f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices: "
             f"take a multiple of {shards}."
         )
-    return NamedSharding(mesh, BATCH_SPEC)
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+@contextmanager
+def tracing_on(mesh: Mesh) -> Iterator[None]:
+    """What is traced inside may shard activations by `RULES`, as `models.sharding` asks to."""
+    with jax.set_mesh(mesh), nnx.logical_axis_rules(tuple(RULES.items())):
+        yield
 
 
 def check_mesh(config: Experiment) -> None:
@@ -96,7 +105,7 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
     def one(path: Any, shape: Any, names: tuple[str | None, ...]) -> NamedSharding:
         axes = tuple(RULES[name] if name else None for name in names)
         for dim, name, axis in zip(shape.shape, names, axes, strict=True):
-            if axis and dim % mesh.shape[axis]:
+            if isinstance(axis, str) and dim % mesh.shape[axis]:
                 raise ValueError(
                     f"mesh axis {axis}={mesh.shape[axis]} does not divide {name}={dim} of "
                     f"{jax.tree_util.keystr(path, simple=True, separator='/')}: "
