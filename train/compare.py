@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.config import Comparison
+from train.config import Comparison, RunConfig
 from train.costs import measure_costs
-from train.data import open_dataset
+from train.data import Dataset, open_dataset
 from train.display import RunDisplay
 from train.loop import StuckError, check_vocabulary, train
 from train.optimizer_configs import OptimizerConfig, key
@@ -42,41 +42,47 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / "comparison.json", comparison)
     for run in comparison.runs():
-        name = f"{key(run.optimizer)}-s{run.seed}"
-        run_folder = folder / "runs" / name
-        done = finished(run_folder, run)
-        if done is None:
-            display.run_started(name)
-            program = programs[run.optimizer]
-            try:
-                done = train(
-                    run,
-                    run_folder,
-                    program=program,
-                    dataset=dataset,
-                    on_progress=display.run_progress,
-                )
-            except StuckError:  # Its records say so: a diverged run is a result.
-                done = finished(run_folder, run)
-                assert done is not None
-        outcome = "diverged" if done.diverged else f"validation loss {done.val_loss:.4f}"
-        display.run_ended(name, run.steps, outcome)
-    costs = folder / "costs.jsonl"
-    if costs.exists():
+        _train(run, folder / "runs", programs, dataset, display)
+    if not (folder / "costs.jsonl").exists():
+        _measure(comparison, folder / "costs.jsonl", programs, dataset, display)
+
+
+def _train(
+    run: RunConfig, runs: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
+) -> None:
+    """Trains one run to its end, unless an earlier call did."""
+    name = f"{key(run.optimizer)}-s{run.seed}"
+    found = finished(runs / name, run)
+    if found is not None:
+        display.run_found(name, run.steps, found)
         return
-    batch = next(dataset.train_batches(comparison.batch_size, comparison.context, seed=0))
+    display.run_started(name)
+    program = programs[run.optimizer]
+    try:
+        final = train(
+            run, runs / name, program=program, dataset=dataset, on_progress=display.run_progress
+        )
+    except StuckError as error:  # A diverged run is a result.
+        final = error.final
+    display.run_ended(name, run.steps, final)
+
+
+def _measure(
+    comparison: Comparison, path: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
+) -> None:
+    """Times all optimizers side by side; the file appears when all of it is there."""
     records = measure_costs(
         [programs[optimizer] for optimizer in comparison.optimizers],
-        batch,
+        next(dataset.train_batches(comparison.batch_size, comparison.context, seed=0)),
         rounds=comparison.cost_rounds,
         on_round=lambda done: display.costs_progress(done, comparison.cost_rounds),
     )
-    temporary = costs.with_suffix(".new")
+    temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     with RecordWriter(temporary) as writer:
         for record in records:
             writer.write(record)
-    temporary.replace(costs)
+    temporary.replace(path)
 
 
 class _Programs:

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from train.loop import Progress
+from train.records import FinalRecord
 
 
 class RunDisplay:
@@ -44,7 +45,8 @@ class RunDisplay:
             disable=not console.is_terminal,
         )
         self._task: TaskID = self._bars.add_task("training", total=total_steps, status="")
-        self._before = 0
+        self._total, self._done = total_steps, 0
+        self._before_run: int | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -58,27 +60,45 @@ class RunDisplay:
     ) -> None:
         self._bars.stop()
 
+    def run_found(self, name: str, steps: int, final: FinalRecord) -> None:
+        """A run that an earlier call finished: its steps are not ahead of this one."""
+        self._leave_out(steps)
+        self._print(name, final)
+
     def run_started(self, name: str) -> None:
         """A run begins, or goes on; before its first step it is compiled."""
+        self._before_run = None
         self._bars.update(self._task, description=name, status="compiling")
 
     def run_progress(self, progress: Progress) -> None:
         """A step of the current run is done."""
+        if self._before_run is None:  # What a checkpoint holds was done by an earlier call.
+            self._leave_out(progress.step - 1)
+            self._before_run = self._done - (progress.step - 1)
+        self._done = self._before_run + progress.step
         self._bars.update(
             self._task,
-            completed=self._before + progress.step,
+            completed=self._done,
             status=f"loss {progress.loss:.3f}  val {progress.val_loss:.3f}  "
             f"{progress.tokens_per_second:,.0f} tok/s",
         )
 
-    def run_ended(self, name: str, steps: int, outcome: str) -> None:
-        """A run is finished, now or in an earlier call."""
-        self._before += steps
-        self._bars.update(self._task, completed=self._before)
-        self._console.print(f"[green]✓[/] {name:<16} {outcome}", highlight=False)
+    def run_ended(self, name: str, steps: int, final: FinalRecord) -> None:
+        """A run is finished; one that got stuck leaves out the steps that it never made."""
+        self._leave_out(steps - final.step)
+        self._print(name, final)
 
     def costs_progress(self, done: int, rounds: int) -> None:
         """A round of the cost measurement is done."""
         self._bars.update(
             self._task, description="step times in turn", status=f"round {done} of {rounds}"
         )
+
+    def _leave_out(self, steps: int) -> None:
+        self._total -= steps
+        self._bars.update(self._task, total=self._total)
+
+    def _print(self, name: str, final: FinalRecord) -> None:
+        outcome = "diverged" if final.diverged else f"validation loss {final.val_loss:.4f}"
+        mark = "[red]✗[/]" if final.diverged else "[green]✓[/]"
+        self._console.print(f"{mark} {name:<16} {outcome}", highlight=False)

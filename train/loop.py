@@ -38,7 +38,15 @@ class Progress(NamedTuple):
 
 
 class StuckError(RuntimeError):
-    """Too many non-finite steps in a row: the run cannot go on."""
+    """Too many non-finite steps in a row: the run cannot go on.
+
+    Attributes:
+      final: The run's last record, which says that it diverged.
+    """
+
+    def __init__(self, message: str, final: FinalRecord) -> None:
+        super().__init__(message)
+        self.final = final
 
 
 def train(
@@ -173,11 +181,12 @@ class _Run:
         if stuck or self._is_due(step, config.log_every):
             self._recorder.step(step, metrics, seconds)
         if stuck:
-            self._recorder.final(step, self._program, seconds)
+            final = self._recorder.final(step, self._program, seconds)
             raise StuckError(
                 f"step {step}: the gradients of {in_a_row} steps in a row were not finite, and no "
                 f"parameter has changed since step {step - in_a_row}. Lower "
-                f"--optimizer.learning-rate ({config.optimizer.learning_rate}) or look at the data."
+                f"--optimizer.learning-rate={config.optimizer.learning_rate}, or see the data.",
+                final,
             )
         rate = (step - self._start) * config.tokens_per_step / max(self._clock.lap, 1e-9)
         self._on_progress(Progress(step, config.steps, float(loss), self._val_loss, rate))

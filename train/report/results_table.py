@@ -132,7 +132,8 @@ _RESULT_COLUMNS = (
         "Step time",
         _show_step_ratio,
         "Time of a training step over that of AdamW, both timed in turn in one process: the "
-        "median over the rounds, and the quartiles.",
+        "median over the rounds, and the quartiles. Each is timed with a guard against non-finite "
+        "steps: StratOpt’s and Aardvark’s own, and for the others a general one, which costs more.",
     ),
     Column(
         "Device time",
