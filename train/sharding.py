@@ -49,7 +49,8 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     if min(shape) < 1 or data * fixed != len(devices):
         raise ValueError(
             f"mesh data={data} x fsdp={config.fsdp} x tensor={config.tensor} needs "
-            f"{data * fixed} devices and {len(devices)} are in use: make the product that."
+            f"{data * fixed} devices and {len(devices)} are in use: choose sizes whose product "
+            f"is {len(devices)}."
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
