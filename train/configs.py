@@ -114,8 +114,8 @@ def compare() -> Comparison:
 def compare_quick() -> Comparison:
     """The same for a tenth of the steps: about a minute, enough to see that everything works."""
     return dataclasses.replace(
-        compare(), steps=40, seeds=3, eval_every=10, log_every=2, schedule=ScheduleConfig(warmup_steps=4),
-        cost_rounds=3, checkpoint_every=40,
+        compare(), steps=40, seeds=3, eval_every=20, log_every=2, cost_rounds=3,
+        checkpoint_every=40, schedule=ScheduleConfig(warmup_steps=4),
     )  # fmt: skip
 
 
