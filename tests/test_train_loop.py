@@ -39,13 +39,17 @@ def undisturbed(config, program, tmp_path_factory):
     return folder
 
 
-def state_in(folder, config, program):
-    checkpointer = Checkpointer(
+def checkpointer_of(folder, config):
+    return Checkpointer(
         folder / "checkpoints",
         config_hash=config_hash(config),
         fingerprint=open_dataset(config.data).fingerprint,
         seed=config.seed,
     )
+
+
+def state_in(folder, config, program):
+    checkpointer = checkpointer_of(folder, config)
     restored = checkpointer.restore(program.target)
     checkpointer.close()
     return restored.state
@@ -173,12 +177,7 @@ def test_a_checkpoint_of_another_run_is_refused(config, program, undisturbed):
 
 
 def test_a_checkpoint_of_another_dtype_is_refused_and_not_cast(config, program, undisturbed):
-    checkpointer = Checkpointer(
-        undisturbed / "checkpoints",
-        config_hash=config_hash(config),
-        fingerprint=open_dataset(config.data).fingerprint,
-        seed=config.seed,
-    )
+    checkpointer = checkpointer_of(undisturbed, config)
     halved = program.target._replace(
         params=jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=x.sharding),

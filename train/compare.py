@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from train.atomic import write_whole
 from train.config import Comparison, RunConfig
 from train.costs import measure_costs
 from train.data import Dataset, open_dataset
@@ -16,7 +17,7 @@ from train.display import RunDisplay
 from train.loop import StuckError, check_vocabulary, train
 from train.optimizer_configs import OptimizerConfig, key
 from train.program import Program, build_program
-from train.records import RecordWriter
+from train.records import encode
 from train.run_folder import check_owner, finished, write_config
 from train.sharding import check_mesh
 
@@ -77,12 +78,7 @@ def _measure(
         rounds=comparison.cost_rounds,
         on_round=lambda done: display.costs_progress(done, comparison.cost_rounds),
     )
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    with RecordWriter(temporary) as writer:
-        for record in records:
-            writer.write(record)
-    temporary.replace(path)
+    write_whole(path, b"".join(encode(record) for record in records))
 
 
 class _Programs:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -143,8 +142,6 @@ def to_dict(config: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(config):
         fields = {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {"kind": type(config).__name__, **fields}
-    if isinstance(config, Path):
-        return str(config)  # type: ignore[return-value]
     if isinstance(config, tuple | list):
         return [to_dict(item) for item in config]  # type: ignore[return-value]
     return config

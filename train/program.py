@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from train.allocator import keep_freed_memory
 from train.config import RunConfig
@@ -35,6 +35,7 @@ class Program:
     """The state's shapes, dtypes and shardings."""
     compile_seconds: float
     """Tracing and compiling the train step."""
+    _batch_sharding: NamedSharding
     _train_step: jax.stages.Compiled
     _eval_step: jax.stages.Compiled
 
@@ -54,9 +55,8 @@ class Program:
 
     def place(self, batch: Batch) -> Batch:
         """Puts this process's rows of a batch on its devices."""
-        sharding = batch_sharding(self.mesh, self.config.batch_size)
         return jax.tree.map(
-            lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch
+            lambda rows: jax.make_array_from_process_local_data(self._batch_sharding, rows), batch
         )
 
     def state_bytes_per_parameter(self) -> float:
@@ -104,4 +104,4 @@ def build_program(config: RunConfig) -> Program:
         train_step = step.lower(target, batch).compile()
         seconds = time.perf_counter() - start
         eval_step = jax.jit(make_eval_step(config.model)).lower(target.params, batch).compile()
-    return Program(config, mesh, optimizer, target, seconds, train_step, eval_step)
+    return Program(config, mesh, optimizer, target, seconds, sharding, train_step, eval_step)

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+from train.atomic import write_whole
 from train.record_kinds import (
     CostRecord,
     DataSummary,
@@ -144,7 +145,7 @@ class RecordWriter:
         self.kept = tuple(record for _, record in lines)
         whole = b"".join(line for line, _ in lines)
         if path.exists() and path.read_bytes() != whole:
-            _replace(path, whole)
+            write_whole(path, whole)
         # Unbuffered: a line is one system call, so a killed process has written it or it has not.
         self._file = path.open("ab", buffering=0)
 
@@ -180,13 +181,3 @@ def _precedes(record: Record, step: int) -> bool:
     if isinstance(record, StepRecord | EvalRecord):
         return record.step <= step
     return not isinstance(record, FinalRecord)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replaces the file's content: a crash leaves the old file or the new one, whole."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

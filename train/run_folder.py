@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from train.atomic import write_whole
 from train.config import RunConfig, first_difference, to_dict
 from train.records import FinalRecord, read_records
 
@@ -54,6 +55,4 @@ def check_owner(path: Path, config: object) -> None:
 
 def write_config(path: Path, config: object) -> None:
     """Writes a configuration as JSON; a crash leaves a whole file or none."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(to_dict(config), indent=2).encode() + b"\n")
