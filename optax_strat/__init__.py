@@ -16,14 +16,15 @@ What a layer is
 
 The parts, for chains of your own
     :func:`scale_by_stratopt`, :func:`scale_by_aardvark`, :func:`scale_by_layer_type`,
-    :func:`stratify`, :func:`clip_by_layer_norm`, :func:`per_layer`, :func:`decays` (a mask),
-    :func:`skip_nonfinite` and :func:`repair_nonfinite`, :func:`record_statistics`,
-    :func:`norms_by_layer_type`, :func:`warmup_cosine`.
+    :func:`stratify` (with :func:`scale_by_muon`), :func:`clip_by_layer_norm`, :func:`per_layer`,
+    :func:`decays` (a mask), :func:`skip_nonfinite`, :func:`repair_nonfinite` and
+    :func:`dynamic_loss_scale`, :func:`record_statistics`, :func:`norms_by_layer_type`,
+    :func:`warmup_cosine`, :func:`muon_dimensions`.
 
 Reading a state
-    :func:`skip_counts`, :func:`raise_if_stuck`, :func:`read_statistics` and :func:`find_states`
-    find what they look for by type, wherever it sits; :func:`strata_names` names the entries of
-    StratOpt's vectors.
+    :func:`skip_counts`, :func:`raise_if_stuck`, :func:`loss_scale`, :func:`read_statistics` and
+    :func:`find_states` find what they look for by type, wherever it sits; :func:`strata_names`
+    names the entries of StratOpt's vectors.
 
 Examples:
     A model in small, with two stacked layers:
@@ -70,20 +71,26 @@ from optax_strat._describe import Description, Row, describe
 from optax_strat._guard import SkipNonfiniteState, skip_nonfinite
 from optax_strat._layer_types import DEFAULT_RULES, LayerType, layer_types
 from optax_strat._layout import DEFAULT_STACKED
+from optax_strat._loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
+from optax_strat._matrices import DEFAULT_MATRICES, muon_dimensions
 from optax_strat._multipliers import MULTIPLIERS
+from optax_strat._muon import scale_by_muon
 from optax_strat._norms import norms_by_layer_type
 from optax_strat._per_layer import per_layer
 from optax_strat._repair import RepairNonfiniteState, repair_nonfinite
-from optax_strat._scaling import scale_by_layer_type, stratify
+from optax_strat._scaling import ScaleByLayerTypeState, scale_by_layer_type
 from optax_strat._schedules import warmup_cosine
+from optax_strat._second_moments import FactoredMoments
 from optax_strat._skips import NonfiniteError, SkipCounts, raise_if_stuck, skip_counts
 from optax_strat._states import find_states
 from optax_strat._statistics import RecordStatisticsState, read_statistics, record_statistics
 from optax_strat._strata import strata_names
+from optax_strat._stratify import stratify
 from optax_strat._stratopt import ScaleByStratoptState, scale_by_stratopt, stratopt
 from optax_strat._version import __version__
 
 __all__ = [
+    "DEFAULT_MATRICES",
     "DEFAULT_RULES",
     "DEFAULT_STACKED",
     "MULTIPLIERS",
@@ -91,12 +98,15 @@ __all__ = [
     "ClipToParameters",
     "ClipToReference",
     "Description",
+    "DynamicLossScaleState",
+    "FactoredMoments",
     "LayerType",
     "NonfiniteError",
     "RecordStatisticsState",
     "RepairNonfiniteState",
     "Row",
     "ScaleByAardvarkState",
+    "ScaleByLayerTypeState",
     "ScaleByStratoptState",
     "SkipCounts",
     "SkipNonfiniteState",
@@ -105,8 +115,11 @@ __all__ = [
     "clip_by_layer_norm",
     "decays",
     "describe",
+    "dynamic_loss_scale",
     "find_states",
     "layer_types",
+    "loss_scale",
+    "muon_dimensions",
     "norms_by_layer_type",
     "per_layer",
     "raise_if_stuck",
@@ -115,6 +128,7 @@ __all__ = [
     "repair_nonfinite",
     "scale_by_aardvark",
     "scale_by_layer_type",
+    "scale_by_muon",
     "scale_by_stratopt",
     "skip_counts",
     "skip_nonfinite",

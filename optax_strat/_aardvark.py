@@ -21,6 +21,7 @@ from optax_strat import (
     _layout,
     _moments,
     _scaling,
+    _second_moments,
     _strata,
 )
 from optax_strat._multipliers import MULTIPLIERS, warn_if_tied
@@ -40,7 +41,10 @@ class ScaleByAardvarkState(NamedTuple):
     mu: Any
     """m_t, like the parameters, in ``mu_dtype``."""
     nu: Any
-    """v_t, like the parameters, real and at least float32."""
+    """v_t, like the parameters, real: at least float32, in ``nu_dtype``, or factored."""
+    clip_factor: jax.Array
+    """What the gradients were multiplied by (eq. 3): float32 of shape (), or of shape (layers,) for
+    ``clip_mode='per_tensor'``; 1 where no norm is clipped."""
 
 
 def scale_by_aardvark(
@@ -52,6 +56,8 @@ def scale_by_aardvark(
     clip_mode: ClipMode = "global_norm",
     stacked: _layout.Stacked = None,
     mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    factored: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The direction :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)` of :func:`aardvark`.
 
@@ -67,6 +73,8 @@ def scale_by_aardvark(
       clip_mode: what γ limits; see :func:`aardvark`.
       stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
       mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+      nu_dtype: dtype of the second moment; see :func:`aardvark`.
+      factored: whether to keep the second moment factored; see :func:`aardvark`.
 
     Returns:
       The transformation; its state is a :class:`ScaleByAardvarkState`.
@@ -89,25 +97,26 @@ def scale_by_aardvark(
     _checks.check_positive("clip", clip)
     _checks.check_choice("clip_mode", clip_mode, ("global_norm", "per_tensor", "elementwise"))
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
+    nu_dtype = _second_moments.check_storage(nu_dtype, factored)
+    clips_norms = clip is not None and clip_mode != "elementwise"
+    by_layer = clips_norms and clip_mode == "per_tensor"
 
     def init(params: Any) -> ScaleByAardvarkState:
+        shape = (len(_strata.strata(params, "layer", stacked).names),) if by_layer else ()
         return ScaleByAardvarkState(
             count=jnp.zeros([], jnp.int32),
             mu=_moments.zero_mu(params, mu_dtype),
-            nu=_moments.zero_nu(params),
+            nu=_second_moments.zero_nu(params, nu_dtype, factored, stacked),
+            clip_factor=jnp.ones(shape, jnp.float32),
         )
 
-    def clip_factors(updates: Any) -> list[Any]:
-        """What equation 3 multiplies each leaf by; None for nothing."""
-        leaves = jax.tree.leaves(updates)
-        if clip is None or clip_mode == "elementwise":
-            return [None] * len(leaves)
-        if clip_mode == "global_norm":
-            return [_clipping.clip_factors(_strata.global_norm(updates, stacked), clip)] * len(
-                leaves
-            )
+    def clip_norms(updates: Any) -> tuple[jax.Array, list[jax.Array]]:
+        """What equation 3 multiplies by, and each leaf's part of it."""
         layers = _strata.strata(updates, "layer", stacked)
-        return layers.spread(_clipping.clip_factors(layers.norms(updates), clip), updates)
+        norms = layers.norms(updates)
+        norms = norms if by_layer else jnp.linalg.norm(norms)
+        factor = _clipping.clip_factors(norms, clip).astype(jnp.float32)
+        return factor, layers.spread(factor, updates)
 
     def update(
         updates: Any,
@@ -122,18 +131,23 @@ def scale_by_aardvark(
         c1, c2 = _moments.corrections(count, b1, b2)
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: jax.Array, factor: Any
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            if factor is not None:
+            g: jax.Array, mu: jax.Array, nu: Any, factor: Any
+        ) -> tuple[jax.Array, jax.Array, Any]:
+            if clips_norms:
                 g = factor * g  # eq. 3
             elif clip is not None:
                 g = jnp.clip(g, -clip, clip)  # eq. 3, literally
-            m, v = _moments.update_moments(g, mu, nu, b1, b2, accept=accept)  # eqs. 4 and 5
-            return m * c1 / (jnp.sqrt(v * c2) + eps), m, v  # eqs. 6 to 8
+            m, nu = _moments.update_moments(g, mu, nu, b1, b2, accept=accept)  # eqs. 4 and 5
+            v = _second_moments.estimate(nu)
+            return m * c1 / (jnp.sqrt(v * c2) + eps), m, nu  # eqs. 6 to 8
 
-        factors = clip_factors(updates)
-        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, factors)
-        return directions, ScaleByAardvarkState(count, mu, nu)
+        clip_factor = state.clip_factor
+        factors: list[Any] = [None] * len(jax.tree.leaves(updates))
+        if clips_norms:
+            clip_factor, factors = clip_norms(updates)
+        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, count, factors)
+        clip_factor = _moments.keep(accept, clip_factor, state.clip_factor)
+        return directions, ScaleByAardvarkState(count, mu, nu, clip_factor)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -159,6 +173,8 @@ def aardvark(
     unmatched: _layer_types.Unmatched = "error",
     stacked: _layout.Stacked = None,
     mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    factored: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Aardvark: AdamW with a multiplier for each layer type, clipping and a non-finite guard.
 
@@ -220,6 +236,10 @@ def aardvark(
       stacked: names of the containers that hold stacked leaves, or a mapping of them to the axis
         of the layers; None means :data:`DEFAULT_STACKED`, ``()`` means none.
       mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+      nu_dtype: dtype of the second moment, or its name: ``'bfloat16'``, which rounds
+        stochastically because rounded to the nearest it would never decay. None means float32.
+      factored: keep only the means of the rows and the columns of each layer's second moment, as
+        Adafactor does.
 
     Returns:
       The optimizer.
@@ -247,7 +267,15 @@ def aardvark(
         raise ValueError("scaling='adaptive' measures the multipliers; leave multipliers at None.")
 
     direction = scale_by_aardvark(
-        b1, b2, eps, clip=clip, clip_mode=clip_mode, stacked=stacked, mu_dtype=mu_dtype
+        b1,
+        b2,
+        eps,
+        clip=clip,
+        clip_mode=clip_mode,
+        stacked=stacked,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        factored=factored,
     )
     decay = _decay.add_decay(weight_decay, mask, stacked, layer_types)
     inside, outside = (

@@ -27,7 +27,10 @@ ADAPTED = (LayerType.embedding, LayerType.attention, LayerType.mlp, LayerType.he
 
 
 class AdaptLayerTypesState(NamedTuple):
-    """State of :func:`adapt_layer_types`; the vectors have one entry per type of ``ADAPTED``."""
+    """State of ``scaling='adaptive'`` in :func:`aardvark`.
+
+    Its vectors have one entry for each of embedding, attention, mlp and head.
+    """
 
     count: jax.Array  # type: ignore[assignment]
     """Steps, int32 of shape ()."""

@@ -17,20 +17,40 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def check_number(name: str, value: Any) -> None:
+    """Raises ValueError for what is no number and stands for none.
+
+    An array or a tracer, a schedule, and None for a part that is switched off stand for one.
+    """
+    stands_in = value is None or callable(value) or hasattr(value, "dtype")
+    if not (is_number(value) or stands_in):
+        raise ValueError(f"{name} must be a number, but it is {value!r}.")
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raises ValueError unless the number is finite and above zero."""
+    check_number(name, value)
     if is_number(value) and not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, but it is {value!r}.")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises ValueError unless the number is whole and above zero."""
+    check_number(name, value)
+    if is_number(value) and not (value >= 1 and float(value).is_integer()):
+        raise ValueError(f"{name} must be a whole number above 0, but it is {value!r}.")
+
+
 def check_not_negative(name: str, value: Any) -> None:
     """Raises ValueError unless the number is finite and zero or above."""
+    check_number(name, value)
     if is_number(value) and not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number, 0 or above, but it is {value!r}.")
 
 
 def check_decay(name: str, value: Any) -> None:
     """Raises ValueError unless the number can be the decay rate of a moving average."""
+    check_number(name, value)
     if is_number(value) and not 0 <= value < 1:
         raise ValueError(f"{name} must lie in [0, 1), but it is {value!r}.")
 

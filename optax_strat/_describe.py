@@ -1,7 +1,7 @@
 """A table of what the optimizers see in a tree of parameters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,10 @@ class Row(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What :func:`describe` returns: rows to compute with, and a table when printed."""
+    """What :func:`describe` returns: rows to compute with, and a table when printed.
+
+    In the table, parameters that differ in numbers alone are one line: ``layers/0..11/mlp/up``.
+    """
 
     rows: tuple[Row, ...]
     parameters: int
@@ -36,7 +39,7 @@ class Description(NamedTuple):
 
     def __str__(self) -> str:
         table = [("path", "shape", "type", "layers", "multiplier", "decay", "share")]
-        for row in self.rows:
+        for row in _joined(self.rows):
             shape = "×".join(str(size) for size in row.shape) or "()"
             decay = "yes" if row.decay else "no"
             share = f"{row.share:.1%}"
@@ -55,6 +58,19 @@ class Description(NamedTuple):
         layers = sum(row.layers for row in self.rows)
         total = f"{self.parameters:,} parameters in {len(self.rows)} arrays, {layers} layers"
         return "\n".join([lines[0], rule, *lines[1:], rule, total])
+
+
+def _joined(rows: Sequence[Row]) -> list[Row]:
+    """Rows with those of numbered layers, which make a long table, summed up in one."""
+    alike = [row._replace(path="", share=0.0) for row in rows]
+    return [
+        alike[members[0]]._replace(
+            path=path,
+            layers=sum(rows[member].layers for member in members),
+            share=sum(rows[member].share for member in members),
+        )
+        for path, members in _paths.fold([row.path for row in rows], alike)
+    ]
 
 
 def describe(

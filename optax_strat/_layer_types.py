@@ -8,7 +8,7 @@ parameters that have no names, such as a bare array.
 
 import enum
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -45,7 +45,7 @@ Unmatched = Literal["error", "other"]
 
 DEFAULT_RULES: tuple[Rule, ...] = (
     # What rescales or shifts comes first: `post_attention_layernorm` is a norm, not attention.
-    (r"(bias|b|[^/]+_bias)$", "norm"),
+    (r"(bias|(?<!lora/)b|[^/]+_bias)$", "norm"),
     (r"[^/]*norm\d*(_[^/]*)?|ln\d*(_[^/]*)?|[^/]+_ln(_?\d+|_f)?|rms(_?\d+)?", "norm"),
     (r"(scale|offset|gamma|beta)$", "norm"),
     # An MLP's own output, in BERT's naming, before `output` can mean the head.
@@ -55,15 +55,23 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     (r"([qkvo]|query|key|value|qkv)_proj|query|key|value|w[qkv]|w?qkv", "attention"),
     (r"([^/]+_)?head(_?\d+)?|embed_out|unembed[^/]*|output|readout", "head"),
     (r"logits?(_?dense|_[^/]*)?|(vocab|output|logits)_(proj|projection|layer)", "head"),
-    (r"[^/]*embed[^/]*|[^/]*_emb|emb|wte|wpe|pos(ition)?_?enc[^/]*|cls(_token)?", "embedding"),
+    (
+        r"[^/]*embed[^/]*|[^/]*_emb|emb|wte|wpe|pos(ition)?_?enc[^/]*|cls(_token)?|probe",
+        "embedding",
+    ),
     (r"[^/]*mlp[^/]*|[^/]*feed_?forward[^/]*|ffn?(_[^/]*)?|[^/]*moe[^/]*|[^/]*expert[^/]*", "mlp"),
     (r"(gate|up|down|gate_up)_proj|router|c_fc|fc_?(in|out|\d+)|wi(_\d+)?|swiglu|glu", "mlp"),
 )
-"""Rules for Flax (NNX, Linen), Haiku, Equinox, MaxText, and Hugging Face's Llama, Qwen and GPT-2.
+"""Rules for Flax (NNX, Linen), Haiku, Equinox, MaxText, T5X, big_vision, and Hugging Face's names.
 
 A rule matches when its expression matches one or more whole, consecutive segments of the lower-case
-path (``'mlp/gate'`` spans two, ``$`` ties it to the last). The first rule that matches wins. Put
-your own in front: ``rules=(('adapter', 'mlp'), *DEFAULT_RULES)``.
+path (``'mlp/gate'`` spans two, ``$`` ties it to the last). The first rule that matches wins. Your
+own go behind to add what no rule knows, ``rules=(*DEFAULT_RULES, ('adapter', 'mlp'))``, or in front
+to overrule: ``rules=(('mlp/gate', 'other'), *DEFAULT_RULES)``.
+
+What may surprise: routers and experts are ``mlp``; the two matrices of a LoRA are what the layer
+that they adapt is; relative position tables inside attention are ``attention``. What names do not
+tell is an error: Haiku's unnamed ``linear_3``, a state-space ``mixer``, a convolutional stem.
 """
 
 
@@ -98,7 +106,7 @@ def layer_types(
 
       A name that no rule knows is an error; one line teaches it:
 
-      >>> layer_types({'adapter': kernel}, rules=(('adapter', 'mlp'), *DEFAULT_RULES))
+      >>> layer_types({'adapter': kernel}, rules=(*DEFAULT_RULES, ('adapter', 'mlp')))
       {'adapter': 'mlp'}
     """
     _checks.check_choice("unmatched", unmatched, ("error", "other"))
@@ -118,14 +126,31 @@ def layer_types(
 
     labels = jax.tree_util.tree_map_with_path(label, params)
     if missed and unmatched == "error":
-        shown = "\n  ".join(missed)
         raise ValueError(
-            f"No rule gives a layer type to these parameters:\n  {shown}\n"
-            f"Add a rule in front, such as rules=(({missed[0].split('/')[0]!r}, 'mlp'), "
-            "*DEFAULT_RULES) (an optimizer takes it as layer_types=...), "
-            "or pass unmatched='other'."
+            "No rule gives a layer type to these parameters:\n"
+            f"  {listed(missed)}\n"
+            f"Add a rule, such as rules=(*DEFAULT_RULES, (r'{example(missed)}', 'mlp')) "
+            "(an optimizer takes it as layer_types=...), or pass unmatched='other'."
         )
     return labels
+
+
+def listed(paths: Iterable[str]) -> str:
+    """Paths for an error message, one a line, numbered layers joined."""
+    names = list(paths)
+    return "\n  ".join(name for name, _ in _paths.fold(names, [None] * len(names)))
+
+
+def example(paths: Sequence[str]) -> str:
+    """An expression for the first path: the name of the module around it, or else its own."""
+    modules = []
+    for path in paths:
+        *around, own = path.split("/")
+        modules.append([own, *(name for name in around if not _paths.is_index(name))][-1])
+    first = modules[0]
+    stem = re.sub(r"_?\d+$", "", first)
+    is_numbered = any(re.fullmatch(rf"{re.escape(stem)}_?\d+", name) for name in modules)
+    return re.escape(stem) + (r"(_?\d+)?" if is_numbered else "")
 
 
 def check_layer_types(what: str, types: Mapping[str, Any] | Sequence[str]) -> None:
@@ -163,7 +188,7 @@ def _compile(rules: Sequence[Rule]) -> list[tuple[re.Pattern[str], str]]:
     for rule in rules:
         try:
             pattern, layer_type = rule
-            expression = re.compile(rf"(?:^|/)(?:{pattern})(?=/|$)", re.IGNORECASE)
+            expression = _paths.expression(pattern)
         except (ValueError, TypeError, re.error) as error:
             raise ValueError(
                 f"A rule must be a pair of a regular expression and a layer type, not {rule!r}."

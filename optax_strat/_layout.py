@@ -14,12 +14,22 @@ import numpy as np
 from optax_strat import _paths
 
 Stacked = Sequence[str] | Mapping[str, int] | None
-"""Names of the containers whose leaves are stacked, or a mapping of them to the axis of the layers.
-None means :data:`DEFAULT_STACKED`, along the first axis; ``()`` means that nothing is stacked."""
+"""Names of the containers whose leaves are stacked (along the first axis), or a mapping of them to
+the axis of the layers. None means :data:`DEFAULT_STACKED`; ``()`` means that nothing is stacked."""
 
-DEFAULT_STACKED: tuple[str, ...] = ("layers", "blocks")
+DEFAULT_STACKED: tuple[str, ...] = (
+    "layers",
+    "blocks",
+    # MaxText's DeepSeek, big_vision, Haiku's `layer_stack`.
+    "dense_layers",
+    "moe_layers",
+    "encoderblock",
+    "__layer_stack_no_per_layer",
+    "__layer_stack_with_per_layer",
+)
 """Containers taken as stacked where no index follows their name (``layers/mlp/up/kernel``, and not
-``layers/0/mlp/up/kernel``) and all arrays in them have the same leading size."""
+``layers/0/mlp/up/kernel``) and all arrays in them have the same leading size. Where they have not,
+but all have the same second one, as in MaxText, they are stacked along that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +71,12 @@ def layout(tree: Any, stacked: Stacked = None) -> tuple[Leaf, ...]:
         differ in their number of layers.
     """
     named = [(names, shape_of(x)) for names, x in _paths.named_leaves(tree)]
-    containers = _axes_by_name(stacked)
-    axes = _stacked_axes(named, containers, strict=stacked is not None)
+    if stacked is None:
+        containers = dict.fromkeys(DEFAULT_STACKED, 0)
+        axes = _detected_axes(_by_container(named, containers))
+    else:
+        containers = _axes_by_name(stacked)
+        axes = _declared_axes(_by_container(named, containers), containers)
     leaves, start = [], 0
     for names, shape in named:
         container = _container(names, containers)
@@ -79,11 +93,9 @@ def shape_of(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
-def _axes_by_name(stacked: Stacked) -> dict[str, int]:
+def _axes_by_name(stacked: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
     if isinstance(stacked, str):
         raise ValueError(f"stacked must be a tuple of names, such as ({stacked!r},), not a string.")
-    if stacked is None:
-        stacked = DEFAULT_STACKED
     axes = dict(stacked) if isinstance(stacked, Mapping) else dict.fromkeys(stacked, 0)
     for name, axis in axes.items():
         if axis < 0:
@@ -91,35 +103,56 @@ def _axes_by_name(stacked: Stacked) -> dict[str, int]:
     return {name.lower(): axis for name, axis in axes.items()}
 
 
-def _stacked_axes(
-    named: Sequence[tuple[tuple[str, ...], tuple[int, ...]]],
-    containers: Mapping[str, int],
-    *,
-    strict: bool,
-) -> dict[str, int]:
-    """The axis of the layers in each container whose arrays agree on how many layers there are."""
+Shapes = Sequence[tuple[int, ...]]
+
+
+def _by_container(
+    named: Sequence[tuple[tuple[str, ...], tuple[int, ...]]], containers: Mapping[str, int]
+) -> dict[str, Shapes]:
+    """The shapes in each container that may hold stacked leaves."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for names, shape in named:
         if container := _container(names, containers):
             shapes.setdefault(container, []).append(shape)
+    return dict(shapes)
+
+
+def _declared_axes(found: Mapping[str, Shapes], containers: Mapping[str, int]) -> dict[str, int]:
+    """The axis of the layers in each container, as the user says."""
     axes = {}
-    for container, found in shapes.items():
-        axis = containers[container.rpartition("/")[2]]
-        counts = {shape[axis] if len(shape) > axis else None for shape in found}
-        if len(counts) == 1 and None not in counts:
-            axes[container] = axis
-        elif strict:
+    for container, shapes in found.items():
+        axis = axes[container] = containers[container.rpartition("/")[2]]
+        if not _agree(shapes, axis):
             raise ValueError(
                 f"stacked names {container!r}, but along axis {axis} its arrays, of the shapes "
-                f"{found}, do not all have the same size; name other containers, or pass ()."
+                f"{shapes}, do not all have the same size; name other containers, or pass ()."
             )
     return axes
+
+
+def _detected_axes(found: Mapping[str, Shapes]) -> dict[str, int]:
+    """The axis of the layers in each container whose arrays agree on how many layers there are."""
+    axes = {}
+    for container, shapes in found.items():
+        if _agree(shapes, 0):
+            axes[container] = 0
+        # Plain matrices, [in, out], may well agree on their outputs.
+        elif _agree(shapes, 1) and any(len(shape) > 2 for shape in shapes):
+            axes[container] = 1
+    return axes
+
+
+def _agree(shapes: Shapes, axis: int) -> bool:
+    sizes = {shape[axis] if len(shape) > axis else None for shape in shapes}
+    return len(sizes) == 1 and None not in sizes
 
 
 def _container(names: tuple[str, ...], containers: Mapping[str, int]) -> str:
     """The path of the container that may hold a leaf stacked; empty where there is none."""
     for position, name in enumerate(names[:-1]):
-        if name in containers and not _is_numbered(names[position + 1]):
+        if name in containers and not re.fullmatch(
+            r"((layer|block|h)s?_?)?\d+", names[position + 1]
+        ):
             return "/".join(names[: position + 1])
     return ""
 
@@ -127,10 +160,6 @@ def _container(names: tuple[str, ...], containers: Mapping[str, int]) -> str:
 def _block(names: tuple[str, ...]) -> str:
     """The block of an unstacked leaf: up to its layer's number, or else the module around it."""
     for position, name in enumerate(names):
-        if _is_numbered(name):
+        if re.fullmatch(r"\d+|.*(layer|block|h)s?_?\d+", name):
             return "/".join(names[: position + 1])
     return "/".join(names[:-1]) or "/".join(names)
-
-
-def _is_numbered(name: str) -> bool:
-    return re.fullmatch(r"\d+|.*(layer|block|h)s?_?\d+", name) is not None

@@ -1,7 +1,7 @@
 """The two moments that StratOpt and Aardvark share with Adam, and their numerical rules.
 
-Whatever the parameters are, the arithmetic is in float32 (float64 for float64 parameters) and the
-second moment is stored so: in bfloat16, 0.999 times a number is that number, and it never decays.
+Whatever the parameters and the moments are kept in, the arithmetic is in float32 (float64 for
+float64 parameters).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from optax_strat import _rounding, _second_moments
+from optax_strat._second_moments import keep
 
 
 def zero_mu(params: Any, mu_dtype: Any) -> Any:
@@ -21,21 +24,16 @@ def zero_mu(params: Any, mu_dtype: Any) -> Any:
     )
 
 
-def zero_nu(params: Any) -> Any:
-    """Second moments of zero: real, and at least float32."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_real_wide(p)), params)
-
-
 def update_moments(
     g: jax.Array,
     mu: jax.Array,
-    nu: jax.Array,
+    nu: Any,
     b1: Any,
     b2: Any,
     *,
     centred: bool = False,
     accept: Any = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, Any]:
     """One step of both moving averages, without bias correction (Aardvark, eqs. 4 and 5).
 
     Where ``accept`` is false the moments stay as they are. The choice is made here and not on the
@@ -44,15 +42,8 @@ def update_moments(
     """
     old = mu.astype(g.dtype)
     m = b1 * old + (1 - b1) * g
-    deviation = g - m if centred else g
-    # Not (1 - b2) * (g * g): XLA would share g * g with the norms, and write it down to do so.
-    v = b2 * nu + ((1 - b2) * deviation * jnp.conj(deviation)).real
-    return keep(accept, m, old), keep(accept, v, nu)
-
-
-def keep(accept: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-    """The new value where the step is accepted (or nobody asks), the old one where it is not."""
-    return new if accept is None else jnp.where(accept, new, old)
+    v = _second_moments.accumulate(nu, g - m if centred else g, b2, accept)
+    return keep(accept, m, old), v
 
 
 def corrections(count: jax.Array, b1: Any, b2: Any) -> tuple[jax.Array, jax.Array]:
@@ -61,10 +52,11 @@ def corrections(count: jax.Array, b1: Any, b2: Any) -> tuple[jax.Array, jax.Arra
 
 
 def one_pass(
-    step: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
+    step: Callable[..., tuple[jax.Array, jax.Array, Any]],
     updates: Any,
     mu: Any,
     nu: Any,
+    count: jax.Array,
     *per_leaf: Sequence[Any],
 ) -> tuple[Any, Any, Any]:
     """Maps ``step`` over gradients and moments once, for directions and new moments.
@@ -74,7 +66,8 @@ def one_pass(
         to the direction and the new moments, in any precision.
       updates: the gradients.
       mu: the first moments.
-      nu: the second moments.
+      nu: the second moments, kept in any way of :mod:`optax_strat._second_moments`.
+      count: the number of the step.
       *per_leaf: further sequences in the order of the gradients' leaves.
 
     Returns:
@@ -82,23 +75,21 @@ def one_pass(
     """
     gradients, treedef = jax.tree.flatten(updates)
     mus, mu_treedef = jax.tree.flatten(mu)
-    nus, nu_treedef = jax.tree.flatten(nu)
-    stepped = []
-    for g, m, v, *rest in zip(gradients, mus, nus, *per_leaf, strict=True):
+    directions, new_mus, new_nus = [], [], []
+    leaves = zip(gradients, mus, _second_moments.split(nu), *per_leaf, strict=True)
+    for index, (g, m, v, *rest) in enumerate(leaves):
         g = jnp.asarray(g)
         direction, new_m, new_v = step(g.astype(_wide(g)), m, v, *rest)
-        stepped.append((direction.astype(g.dtype), new_m.astype(m.dtype), new_v.astype(v.dtype)))
-    directions, new_mus, new_nus = zip(*stepped, strict=True) if stepped else ((), (), ())
+        directions.append(direction.astype(g.dtype))
+        new_mus.append(new_m.astype(m.dtype))
+        seed = _rounding.rounding_seed(count, index)
+        new_nus.append(_second_moments.store(new_v, v, seed))
     return (
         jax.tree.unflatten(treedef, directions),
         jax.tree.unflatten(mu_treedef, new_mus),
-        jax.tree.unflatten(nu_treedef, new_nus),
+        _second_moments.join(nu, new_nus),
     )
 
 
 def _wide(x: Any) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _real_wide(x: Any) -> Any:
-    return jnp.promote_types(jnp.finfo(jnp.result_type(x)).dtype, jnp.float32)

@@ -44,8 +44,9 @@ def norms_by_layer_type(
     labels = _layer_types.labeler(layer_types, unmatched)(tree)
     if reduce == "mean":
         return mean_norms(tree, labels, stacked)
+    # By way of the layers' norms, as in global_norm, so that XLA shares them with an optimizer's.
     return {
-        kind: jnp.sqrt(jnp.sum(squares))
+        kind: jnp.linalg.norm(jnp.sqrt(squares))
         for kind, squares in _by_type(tree, labels, stacked).items()
     }
 
@@ -53,7 +54,7 @@ def norms_by_layer_type(
 def mean_norms(tree: Any, labels: Any, stacked: _layout.Stacked) -> dict[str, jax.Array]:
     """The mean norm of the layers of each type."""
     return {
-        kind: jnp.mean(jnp.sqrt(squares))
+        kind: jnp.mean(_strata.roots(squares))
         for kind, squares in _by_type(tree, labels, stacked).items()
     }
 

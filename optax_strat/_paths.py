@@ -1,5 +1,7 @@
 """Paths of parameters as tuples of names, whatever library the parameters come from."""
 
+import re
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +34,58 @@ def named_leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     """The leaves of a tree in JAX's order, each with its segments."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(segments(path), leaf) for path, leaf in flat]
+
+
+def expression(pattern: str) -> re.Pattern[str]:
+    """The expression that finds a rule's pattern as whole segments of a path, joined by slashes."""
+    return re.compile(rf"(?:^|/)(?:{pattern})(?=/|$)", re.IGNORECASE)
+
+
+def fold(names: Sequence[str], kinds: Iterable[Hashable]) -> list[tuple[str, list[int]]]:
+    """Joins names that differ in numbers alone, such as those of an unstacked model's layers.
+
+    Args:
+      names: paths.
+      kinds: what else has to be equal for two names to be joined, one for each.
+
+    Returns:
+      Names such as ``'layers/0..11/mlp/experts/0..7/up'``, each with the positions of its members.
+
+    Examples:
+      >>> fold(['h/0/up', 'h/1/up', 'h/2/up', 'ln_1'], 'aaba')
+      [('h/0..1/up', [0, 1]), ('h/2/up', [2]), ('ln_1', [3])]
+    """
+    # Every second part of a split name is a number.
+    rows = [
+        (tuple(re.split(r"(\d+)", name)), kind, [position])
+        for position, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    ]
+    # The innermost numbers go first, so that layers are joined whose experts already are.
+    for place in reversed(range(1, max((len(parts) for parts, _, _ in rows), default=0), 2)):
+        alike: dict[Any, tuple[list[str], list[int]]] = {}
+        for parts, kind, members in rows:
+            key = (parts[:place], parts[place + 1 :], kind)
+            numbers, joined = alike.setdefault(key, ([], []))
+            numbers.extend(parts[place : place + 1])
+            joined.extend(members)
+        rows = [
+            ((*before, *_ranges(numbers), *after), kind, joined)
+            for (before, after, kind), (numbers, joined) in alike.items()
+        ]
+    return [("".join(parts), members) for parts, _, members in rows]
+
+
+def _ranges(numbers: list[str]) -> list[str]:
+    """Numbers as one text, with successive ones as a range; nothing for none."""
+    if len(numbers) <= 1:
+        return numbers
+    runs: list[list[int]] = []
+    for number in sorted({int(number) for number in numbers}):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return [",".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)]
 
 
 def _key_text(key: Any) -> str:

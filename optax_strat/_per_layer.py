@@ -50,7 +50,20 @@ def per_layer(
         kinds = ["one" if leaf.axis is None else "many" for leaf in _layout.layout(tree, stacked)]
         return jax.tree.unflatten(jax.tree.structure(tree), kinds)
 
-    return optax.partition({"one": inner, "many": _over_layers(inner, stacked)}, labels)
+    return optax.partition(
+        {"one": _unless_empty(inner), "many": _unless_empty(_over_layers(inner, stacked))}, labels
+    )
+
+
+def _unless_empty(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """``inner``, not asked to update nothing, which not everybody's transformation can."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not jax.tree.leaves(updates):
+            return updates, state
+        return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _over_layers(
@@ -75,8 +88,6 @@ def _over_layers(
         return jax.vmap(inner.init, in_axes=(axes_of(params),))(params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if not jax.tree.leaves(updates):
-            return inner.update(updates, state, params)
         axes = axes_of(updates)
         over = jax.vmap(
             inner.update,

@@ -32,8 +32,10 @@ def warmup_cosine(
       [0.0, 0.005, 0.01, 0.0055, 0.001]
     """
     _checks.check_positive("peak", peak)
-    _checks.check_positive("steps", steps)
+    _checks.check_count("steps", steps)
     _checks.check_not_negative("final_fraction", final_fraction)
+    if final_fraction > 1:
+        raise ValueError(f"final_fraction must lie in [0, 1], but it is {final_fraction!r}.")
     if warmup_steps is None:
         warmup_steps = min(steps // 10, 2000)
     _checks.check_not_negative("warmup_steps", warmup_steps)

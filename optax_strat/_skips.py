@@ -1,9 +1,15 @@
-"""How many steps were skipped, read on the host, and an error once it is too many."""
+"""How many steps were skipped, and an error once it is too many."""
 
+import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from optax_strat import _states
 from optax_strat._guard import SkipNonfiniteState
+from optax_strat._loss_scale import DynamicLossScaleState
 
 
 class SkipCounts(NamedTuple):
@@ -35,17 +41,31 @@ def skip_counts(opt_state: Any) -> SkipCounts:
       >>> skip_counts(aardvark(0.1).init(jnp.ones(3)))
       SkipCounts(total=0, consecutive=0)
     """
-    guards = _guards(opt_state)
-    return SkipCounts(
-        total=sum(int(guard.total) for guard in guards),
-        consecutive=max(int(guard.consecutive) for guard in guards),
+    counts = traced_counts(opt_state)
+    if counts is None:
+        raise ValueError(
+            "This optimizer state contains no guard; wrap the optimizer in skip_nonfinite(...)."
+        )
+    return SkipCounts(*map(int, counts))
+
+
+def traced_counts(opt_state: Any) -> tuple[jax.Array, jax.Array] | None:
+    """:func:`skip_counts` for the inside of ``jax.jit``; None where there is no guard."""
+    guards = _states.find_states(opt_state, SkipNonfiniteState)
+    if not guards:
+        return None
+    return (
+        functools.reduce(jnp.add, [guard.total for guard in guards]),
+        functools.reduce(jnp.maximum, [guard.consecutive for guard in guards]),
     )
 
 
 def raise_if_stuck(opt_state: Any) -> SkipCounts:
     """Raises once the guard has skipped its ``max_consecutive`` steps in a row.
 
-    Call it from the host, outside ``jax.jit``, as often as the loop fetches its metrics.
+    Call it from the host, outside ``jax.jit``, as often as the loop fetches its metrics. Under
+    :func:`dynamic_loss_scale`, which has to skip steps to find its scale, only those count that
+    were skipped at the lowest one.
 
     Args:
       opt_state: the state of an optimizer that contains :func:`skip_nonfinite`.
@@ -72,20 +92,23 @@ def raise_if_stuck(opt_state: Any) -> SkipCounts:
       Gradients that are not finite: 2 steps in a row
     """
     counts = skip_counts(opt_state)
-    limit = min(int(guard.max_consecutive) for guard in _guards(opt_state))
-    if counts.consecutive >= limit:
-        raise NonfiniteError(
-            f"Gradients that are not finite: {counts.consecutive} steps in a row, {counts.total} "
-            f"in all, and the limit is {limit} in a row. They changed no parameter. Lower the "
-            "learning rate or the loss scale, or look for the first NaN with jax_debug_nans."
-        )
+    for run, limit, where in _runs(opt_state):
+        if run >= limit:
+            raise NonfiniteError(
+                f"Gradients that are not finite: {run} steps in a row{where}, {counts.total} in "
+                f"all, and the limit is {limit} in a row. They changed no parameter. Lower the "
+                "learning rate or a fixed loss scale, or look for the first NaN with "
+                "jax_debug_nans."
+            )
     return counts
 
 
-def _guards(opt_state: Any) -> list[SkipNonfiniteState]:
-    guards = _states.find_states(opt_state, SkipNonfiniteState)
-    if not guards:
-        raise ValueError(
-            "This optimizer state contains no guard; wrap the optimizer in skip_nonfinite(...)."
-        )
-    return guards
+def _runs(opt_state: Any) -> Iterator[tuple[int, int, str]]:
+    """Of every outermost guard the steps that speak against it, its limit, and where they were."""
+    kinds: Any = (DynamicLossScaleState, SkipNonfiniteState)
+    for state in _states.find_states(opt_state, kinds):
+        match state:
+            case DynamicLossScaleState(skipped_at_minimum=run, inner_state=guard):
+                yield int(run), int(guard.max_consecutive), " at the lowest loss scale"
+            case SkipNonfiniteState(consecutive=run, max_consecutive=limit):
+                yield int(run), int(limit), ""

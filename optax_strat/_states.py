@@ -30,3 +30,13 @@ def find_states(opt_state: Any, kind: type[State]) -> list[State]:
     """
     found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in found if isinstance(node, kind)]
+
+
+def find_one(opt_state: Any, kind: type[State], maker: str) -> State:
+    """The only state of one type in an optimizer state, made by the named function."""
+    found = find_states(opt_state, kind)
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected one {maker}(...) in this optimizer state, but found {len(found)}."
+        )
+    return found[0]

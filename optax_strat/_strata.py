@@ -32,7 +32,7 @@ class Strata:
 
     def norms(self, tree: Any) -> jax.Array:
         """The L2 norm of every stratum of a tree, float32 of shape (strata,)."""
-        return jnp.sqrt(self.sums(square_sums(tree, self.leaves)))
+        return roots(self.sums(square_sums(tree, self.leaves)))
 
     def sums(self, layers: jax.Array) -> jax.Array:
         """Adds up one number per layer to one per stratum."""
@@ -42,8 +42,13 @@ class Strata:
         member = np.arange(len(self.names))[:, None] == np.asarray(self.groups)[None, :]
         return jnp.sum(jnp.where(member, layers[None, :], 0.0), axis=1)
 
-    def spread(self, vector: jax.Array, tree: Any) -> list[jax.Array]:
-        """Each leaf's part of a vector over strata, shaped to broadcast against the leaf."""
+    def spread(self, vector: Any, tree: Any) -> list[Any]:
+        """Each leaf's part of a vector over strata, shaped to broadcast against the leaf.
+
+        A number in the vector's place is every leaf's.
+        """
+        if jnp.ndim(vector) == 0:
+            return [vector] * len(self.leaves)
         layers = vector if self.groups is None else vector[np.asarray(self.groups, np.int32)]
         return [
             _as_factor(layers, leaf, jnp.ndim(x))
@@ -107,6 +112,14 @@ def strata_names(
       ('embed', 'layers/mlp[0]', 'layers/mlp[1]')
     """
     return strata(params, stratum, stacked, layer_types, unmatched).names
+
+
+def roots(squares: jax.Array) -> jax.Array:
+    """Norms from sums of squares; of sums that overflow, the largest norm that does not.
+
+    An infinite norm would leave averages over it infinite, and their ratios NaN, for ever.
+    """
+    return jnp.sqrt(jnp.minimum(squares, jnp.finfo(jnp.float32).max))
 
 
 def square_sums(tree: Any, leaves: Sequence[Leaf]) -> jax.Array:

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import optax
 
 from optax_strat import (
+    _agreement,
     _checks,
     _clipping,
     _decay,
     _guard,
     _layer_types,
     _layout,
-    _mixing,
     _moments,
+    _second_moments,
     _strata,
 )
 from optax_strat._references import REFERENCES, Reference, update_reference
@@ -29,12 +30,18 @@ from optax_strat._references import REFERENCES, Reference, update_reference
 class ScaleByStratoptState(NamedTuple):
     """State of :func:`scale_by_stratopt`; :func:`strata_names` names the vectors' entries."""
 
+    # In this order XLA finds each output's own donated buffer. With b1_product, which most often
+    # passes through, behind the other vectors it copied two of them at every step.
+
     count: jax.Array  # type: ignore[assignment]
     """t, int32 of shape ()."""
     mu: Any
     """m_t, like the parameters, in ``mu_dtype``."""
     nu: Any
-    """v_t, like the parameters, real and at least float32."""
+    """v_t, like the parameters, real: at least float32, in ``nu_dtype``, or factored."""
+    b1_product: jax.Array
+    """The product of all β_1 so far, float32 of shape (strata,), for the bias correction of an
+    adjusted momentum; 1 where momentum is not adjusted."""
     gbar: jax.Array
     """The reference norms, float32 of shape (strata,)."""
     alpha: jax.Array
@@ -54,12 +61,15 @@ def scale_by_stratopt(
     bias_correction: bool = False,
     layer_clip: _clipping.Threshold | _clipping.ClipToReference = 1.0,
     gradient_mixing: Any = None,
+    momentum_adjustment: Any = None,
     centred: bool = False,
     stratum: _strata.Stratum = "layer",
     stacked: _layout.Stacked = None,
     layer_types: _layer_types.LayerTypes = None,
     unmatched: _layer_types.Unmatched = "error",
     mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    factored: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The direction :math:`\alpha_t m_t / (\sqrt{v_t} + \epsilon)` of :func:`stratopt`.
 
@@ -77,12 +87,15 @@ def scale_by_stratopt(
       bias_correction: whether to correct both moments as Adam does.
       layer_clip: the largest norm of a stratum's gradient; see :func:`stratopt`.
       gradient_mixing: κ of :func:`stratopt`'s gradient mixing, or None.
+      momentum_adjustment: δ of :func:`stratopt`'s momentum adjustment, or None.
       centred: whether the second moment is that of :math:`g_t - m_t`.
       stratum: what has a norm and a scaling factor: ``'layer'``, ``'block'`` or ``'type'``.
       stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
       layer_types: rules, or a function from a tree to labels; None means the default rules.
       unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
       mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
+      nu_dtype: dtype of the second moment; see :func:`stratopt`.
+      factored: whether to keep the second moment factored; see :func:`stratopt`.
 
     Returns:
       The transformation; its state is a :class:`ScaleByStratoptState`.
@@ -108,9 +121,11 @@ def scale_by_stratopt(
     _checks.check_decay("reference_decay", reference_decay)
     _checks.check_bounds("scale_bounds", scale_bounds)
     _checks.check_not_negative("gradient_mixing", gradient_mixing)
+    _agreement.check_adjustment(momentum_adjustment, b1)
     _clipping.check_threshold("layer_clip", layer_clip)
     _clipping.check_stratum(stratum, layer_clip)
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
+    nu_dtype = _second_moments.check_storage(nu_dtype, factored)
     label = _layer_types.labeler(layer_types, unmatched)
 
     def lay_out(tree: Any) -> _strata.Strata:
@@ -121,7 +136,8 @@ def scale_by_stratopt(
         return ScaleByStratoptState(
             count=jnp.zeros([], jnp.int32),
             mu=_moments.zero_mu(params, mu_dtype),
-            nu=_moments.zero_nu(params),
+            nu=_second_moments.zero_nu(params, nu_dtype, factored, stacked),
+            b1_product=jnp.ones(shape, jnp.float32),
             gbar=jnp.zeros(shape, jnp.float32),
             alpha=jnp.ones(shape, jnp.float32),
             clip_factor=jnp.ones(shape, jnp.float32),
@@ -157,29 +173,37 @@ def scale_by_stratopt(
         if scale_bounds is not None:
             alpha = jnp.clip(alpha, *scale_bounds)
         alpha = alpha.astype(jnp.float32)
+
+        b1_t, weight = _agreement.momentum(
+            updates, state.mu, strata, b1, gradient_mixing, momentum_adjustment
+        )
+        b1_product = state.b1_product
         c1, c2 = _moments.corrections(count, b1, b2) if bias_correction else (1.0, 1.0)
+        if momentum_adjustment is not None:
+            b1_product = (b1_t * b1_product).astype(jnp.float32)
+            c1 = 1 / (1 - b1_product) if bias_correction else 1.0
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: jax.Array, factor: Any, scale: Any, weight: Any
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            g: jax.Array, mu: jax.Array, nu: Any, *of_leaf: Any
+        ) -> tuple[jax.Array, jax.Array, Any]:
+            factor, scale, b1_t, c1, weight = of_leaf
             g = g if layer_clip is None else factor * g
-            m, v = _moments.update_moments(
-                g, mu, nu, b1, b2, centred=centred, accept=accept
+            m, nu = _moments.update_moments(
+                g, mu, nu, b1_t, b2, centred=centred, accept=accept
             )  # 3.1, step b
             numerator = m * c1
             if gradient_mixing is not None:
                 numerator = numerator + weight * (g - numerator)
-            return scale * numerator / (jnp.sqrt(v * c2) + eps), m, v  # 3.1, step d
+            v = _second_moments.estimate(nu)
+            return scale * numerator / (jnp.sqrt(v * c2) + eps), m, nu  # 3.1, step d
 
-        weight = jnp.zeros_like(alpha)
-        if gradient_mixing is not None:
-            weight = gradient_mixing * _mixing.agreement(updates, state.mu, strata)
-        per_leaf = [strata.spread(vector, updates) for vector in (clip_factor, alpha, weight)]
-        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, *per_leaf)
+        per_leaf = [strata.spread(x, updates) for x in (clip_factor, alpha, b1_t, c1, weight)]
+        directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, count, *per_leaf)
         return directions, ScaleByStratoptState(
             count=count,
             mu=mu,
             nu=nu,
+            b1_product=_moments.keep(accept, b1_product, state.b1_product),
             gbar=_moments.keep(accept, gbar, state.gbar),
             alpha=_moments.keep(accept, alpha, state.alpha),
             clip_factor=_moments.keep(accept, clip_factor, state.clip_factor),
@@ -204,12 +228,15 @@ def stratopt(
     nonfinite: _guard.Nonfinite = None,
     max_consecutive_skips: Any = 10,
     gradient_mixing: Any = None,
+    momentum_adjustment: Any = None,
     centred: bool = False,
     stratum: _strata.Stratum = "layer",
     stacked: _layout.Stacked = None,
     layer_types: _layer_types.LayerTypes = None,
     unmatched: _layer_types.Unmatched = "error",
     mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    factored: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""StratOpt: a learning rate for each layer that follows its gradient norm.
 
@@ -263,6 +290,10 @@ def stratopt(
       gradient_mixing: κ, or None for none. The "dynamic gradient mixing" that section 1 names and
         does not define: the numerator becomes :math:`(1 - w_t) m_t + w_t g_t` with
         :math:`w_t = \kappa \max(0, \cos(g_t, m_{t-1}))`.
+      momentum_adjustment: δ, or None for none. "Dynamic adjustment of momentum parameters"
+        (section 6): each stratum's decay of the first moment is :math:`\beta_1 + \delta
+        \cos(g_t, m_{t-1})`, longer where gradients agree and shorter where they turn. Both ends
+        must lie in [0, 1).
       centred: use :math:`(g_t - m_t)^2` in v_t, a variance proper: "variance-stabilized gradient
         updates" (section 1).
       stratum: what has one norm and one α_t: ``'layer'``, ``'block'`` (all tensors of a layer of
@@ -273,6 +304,10 @@ def stratopt(
       unmatched: ``'error'`` or ``'other'``, for parameters without a layer type.
       mu_dtype: dtype of the first moment, or its name, such as ``'bfloat16'``: "Memory-efficient
         state tracking" (3.2). None means the parameters' own.
+      nu_dtype: dtype of the second moment, or its name: ``'bfloat16'``, which rounds
+        stochastically because rounded to the nearest it would never decay. None means float32.
+      factored: keep only the means of the rows and the columns of each layer's second moment, as
+        Adafactor does.
 
     Returns:
       The optimizer.
@@ -307,12 +342,15 @@ def stratopt(
         bias_correction=bias_correction,
         layer_clip=layer_clip,
         gradient_mixing=gradient_mixing,
+        momentum_adjustment=momentum_adjustment,
         centred=centred,
         stratum=stratum,
         stacked=stacked,
         layer_types=layer_types,
         unmatched=unmatched,
         mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        factored=factored,
     )
     optimizer = optax.chain(
         direction,

@@ -1,5 +1,6 @@
 """The one table of optimizers that the conformance tests go through, every option in some entry."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from optax_strat import (
     ClipToReference,
     aardvark,
     clip_by_layer_norm,
+    dynamic_loss_scale,
     record_statistics,
     repair_nonfinite,
     scale_by_layer_type,
@@ -29,7 +31,7 @@ def wrapped(make: Callable[[Any], Any]) -> Factory:
 
 
 def optimizer(factory: Factory, **arguments: Any) -> Factory:
-    return lambda learning_rate: factory(learning_rate, **arguments)
+    return functools.partial(factory, **arguments)
 
 
 TABLE: dict[str, Factory] = {
@@ -53,6 +55,14 @@ TABLE: dict[str, Factory] = {
         bias_correction=True,
         mu_dtype="bfloat16",
     ),
+    "stratopt, low precision": optimizer(
+        stratopt,
+        momentum_adjustment=0.05,
+        bias_correction=True,
+        mu_dtype="bfloat16",
+        nu_dtype="bfloat16",
+        nonfinite="skip",
+    ),
     "aardvark": aardvark,
     "aardvark, literal": optimizer(
         aardvark, clip_mode="elementwise", nonfinite=None, weight_decay=0.0
@@ -63,9 +73,11 @@ TABLE: dict[str, Factory] = {
     "aardvark, normalized": optimizer(
         aardvark, scaling="normalized", decay_rate="base", mu_dtype="bfloat16"
     ),
+    "aardvark, factored": optimizer(aardvark, mu_dtype="bfloat16", factored=True),
     "clip_by_layer_norm": wrapped(lambda sgd: optax.chain(clip_by_layer_norm(1.0), sgd)),
     "scale_by_layer_type": wrapped(lambda sgd: optax.chain(sgd, scale_by_layer_type({"mlp": 2.0}))),
     "skip_nonfinite": wrapped(skip_nonfinite),
+    "dynamic_loss_scale": wrapped(lambda sgd: dynamic_loss_scale(sgd, initial=1.0)),
     "repair_nonfinite": wrapped(lambda sgd: optax.chain(repair_nonfinite(), sgd)),
     "record_statistics": wrapped(record_statistics),
     "stratify": wrapped(lambda sgd: stratify({TYPES: optax.chain(optax.scale_by_adam(), sgd)})),

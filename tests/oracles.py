@@ -55,6 +55,7 @@ class StratOpt:
     clip: float | dict[str, float] | tuple[str, float] | None = 1.0
     weight_decay: float = 0.1
     gradient_mixing: float = 0.0
+    momentum_adjustment: float = 0.0
     centred: bool = False
     stratum: Callable[[str], str] = str
 
@@ -62,6 +63,7 @@ class StratOpt:
         self.t = 0
         self.m = {path: np.zeros_like(x) for path, x in self.params.items()}
         self.v = {path: np.zeros_like(x) for path, x in self.params.items()}
+        self.b1_product = dict.fromkeys(self.params, 1.0)
         self.strata: dict[str, list[str]] = {}
         for path in self.params:
             self.strata.setdefault(self.stratum(path), []).append(path)
@@ -115,17 +117,20 @@ class StratOpt:
             self.alpha[stratum] = alpha
             lengths = norm([clipped[p] for p in paths]) * norm([self.m[p] for p in paths])
             inner = sum(float(np.sum(clipped[p] * self.m[p])) for p in paths)
-            cosine = max(0.0, inner / lengths) if lengths else 0.0
+            cosine = inner / lengths if lengths else 0.0
             for path in paths:
-                self.update(path, clipped[path], alpha, self.gradient_mixing * cosine)
+                self.update(path, clipped[path], alpha, cosine)
 
-    def update(self, path: str, g: np.ndarray, alpha: float, weight: float) -> None:
-        self.m[path] = self.b1 * self.m[path] + (1 - self.b1) * g
+    def update(self, path: str, g: np.ndarray, alpha: float, cosine: float) -> None:
+        b1 = self.b1 + self.momentum_adjustment * cosine
+        weight = self.gradient_mixing * max(0.0, cosine)
+        self.b1_product[path] *= b1
+        self.m[path] = b1 * self.m[path] + (1 - b1) * g
         deviation = g - self.m[path] if self.centred else g
         self.v[path] = self.b2 * self.v[path] + (1 - self.b2) * deviation**2
         m, v = self.m[path], self.v[path]
         if self.bias_correction:
-            m, v = m / (1 - self.b1**self.t), v / (1 - self.b2**self.t)
+            m, v = m / (1 - self.b1_product[path]), v / (1 - self.b2**self.t)
         direction = alpha * ((1 - weight) * m + weight * g) / (np.sqrt(v) + self.eps)
         if decays(path, g):
             direction = direction + self.weight_decay * self.params[path]

@@ -1,6 +1,5 @@
 """Layer types of other people's parameters, and the rules that find them."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -9,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
-from optax_strat import DEFAULT_RULES, LayerType, describe, layer_types
+from optax_strat import DEFAULT_RULES, LayerType, _paths, describe, layer_types
 from tests import trees
 
 X = np.zeros((2, 2), np.float32)
@@ -47,47 +48,6 @@ GOLDEN: dict[str, dict[str, str]] = {
         "final_norm/scale": "norm",
         "head/kernel": "head",
     },
-    "Haiku": {
-        "transformer/~/embed/embeddings": "embedding",
-        "transformer/positional_embeddings": "embedding",
-        "transformer/h0_attn/query/w": "attention",
-        "transformer/h0_attn/linear/b": "norm",
-        "transformer/h0_mlp/linear_1/w": "mlp",
-        "transformer/h0_ln_1/scale": "norm",
-        "transformer/layer_norm/offset": "norm",
-        "transformer/multi_head_attention/~/value/w": "attention",
-        "transformer/output/w": "head",
-    },
-    "Hugging Face Llama": {
-        "model/embed_tokens/embedding": "embedding",
-        "model/layers/0/self_attn/q_proj/kernel": "attention",
-        "model/layers/0/self_attn/o_proj/kernel": "attention",
-        "model/layers/0/mlp/gate_proj/kernel": "mlp",
-        "model/layers/0/input_layernorm/weight": "norm",
-        "model/layers/0/post_attention_layernorm/weight": "norm",
-        "model/norm/weight": "norm",
-        "lm_head/kernel": "head",
-    },
-    "Hugging Face state dicts (Qwen, with experts)": {
-        "model.embed_tokens.weight": "embedding",
-        "model.layers.0.self_attn.q_proj.weight": "attention",
-        "model.layers.0.self_attn.q_proj.bias": "norm",
-        "model.layers.0.self_attn.q_norm.weight": "norm",
-        "model.layers.0.mlp.experts.3.up_proj.weight": "mlp",
-        "model.layers.0.mlp.gate.weight": "mlp",
-        "model.norm.weight": "norm",
-        "lm_head.weight": "head",
-    },
-    "Hugging Face GPT-2": {
-        "transformer/wte/embedding": "embedding",
-        "transformer/wpe/embedding": "embedding",
-        "transformer/h/0/ln_1/scale": "norm",
-        "transformer/h/0/attn/c_attn/kernel": "attention",
-        "transformer/h/0/attn/c_proj/bias": "norm",
-        "transformer/h/0/mlp/c_fc/kernel": "mlp",
-        "transformer/h/0/mlp/c_proj/kernel": "mlp",
-        "transformer/ln_f/scale": "norm",
-    },
     "Hugging Face BERT": {
         "embeddings/word_embeddings/embedding": "embedding",
         "embeddings/LayerNorm/scale": "norm",
@@ -96,15 +56,6 @@ GOLDEN: dict[str, dict[str, str]] = {
         "encoder/layer/0/intermediate/dense/kernel": "mlp",
         "encoder/layer/0/output/dense/kernel": "mlp",
         "encoder/layer/0/output/LayerNorm/bias": "norm",
-    },
-    "MaxText": {
-        "params/token_embedder/embedding": "embedding",
-        "params/decoder/layers/self_attention/query/kernel": "attention",
-        "params/decoder/layers/pre_self_attention_layer_norm/scale": "norm",
-        "params/decoder/layers/mlp/wi_0/kernel": "mlp",
-        "params/decoder/layers/mlp/wo/kernel": "mlp",
-        "params/decoder/decoder_norm/scale": "norm",
-        "params/decoder/logits_dense/kernel": "head",
     },
     "Meta's Llama": {
         "tok_embeddings/weight": "embedding",
@@ -123,14 +74,26 @@ GOLDEN: dict[str, dict[str, str]] = {
         "transformer/layer_0/mlp/gating_einsum": "mlp",
         "transformer/final_norm/scale": "norm",
     },
-    "nanodo": {
-        "params/embed/embedding": "embedding",
-        "params/pos_embed/embedding": "embedding",
-        "params/blocks_0/LayerNorm_0/scale": "norm",
-        "params/blocks_0/CausalAttn_0/query/kernel": "attention",
-        "params/blocks_0/CausalAttn_0/attn_out_proj/kernel": "attention",
-        "params/blocks_0/Mlp_0/Dense_0/kernel": "mlp",
-        "params/out_ln/scale": "norm",
+    "mixtures of experts": {
+        "model.layers.0.block_sparse_moe.gate.weight": "mlp",
+        "model.layers.0.block_sparse_moe.experts.7.w1.weight": "mlp",
+        "model.layers.0.mlp.shared_expert.up_proj.weight": "mlp",
+        "model.layers.0.mlp.experts.gate_up_proj_bias": "norm",
+        "layers/moe/router/kernel": "mlp",
+    },
+    "LoRA": {
+        "layers/0/self_attn/q_proj/lora_A/weight": "attention",
+        "layers/mlp/up/lora/a": "mlp",
+        "layers/mlp/up/lora/b": "mlp",
+        "layers/mlp/up/b": "norm",
+        "lm_head/lora_B/weight": "head",
+    },
+    "positions": {
+        "transformer/wpe": "embedding",
+        "pos_embedding": "embedding",
+        "cls_token": "embedding",
+        "relpos_bias/rel_embedding": "embedding",
+        "block.0.layer.0.SelfAttention.relative_attention_bias.weight": "attention",
     },
 }
 
@@ -221,34 +184,6 @@ def test_linen_variables_have_the_same_labels_boxed_and_not() -> None:
     }
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Linear:
-    """As Equinox lays out its modules: dataclasses whose fields are attribute keys."""
-
-    weight: Any
-    bias: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Block:
-    attention: dict[str, Linear]
-    mlp: list[Linear]
-    norm: Linear
-
-
-def test_equinox_modules_are_labelled_by_their_attributes() -> None:
-    block = Block({"query_proj": Linear(X, None)}, [Linear(X, X)], Linear(X, X))
-    assert jax.tree.leaves(layer_types({"layers": (block, block)})) == 2 * [
-        "attention",
-        "mlp",
-        "norm",
-        "norm",
-        "norm",
-    ]
-
-
 def test_stacked_layers_have_the_labels_of_unstacked_ones() -> None:
     stacked = trees.model()
     unstacked = layer_types(trees.unstack(stacked))
@@ -268,7 +203,7 @@ def test_a_named_parameter_without_a_rule_is_an_error_that_lists_the_paths() -> 
     assert "adapter/down/kernel" in message
     assert "frontend/conv" in message
     assert "mlp/kernel" not in message
-    assert "rules=(('adapter', 'mlp'), *DEFAULT_RULES)" in message
+    assert "rules=(*DEFAULT_RULES, (r'down', 'mlp'))" in message
     assert labels_by_path(params, unmatched="other")["frontend/conv"] == "other"
 
 
@@ -326,6 +261,42 @@ def test_describe_shows_what_the_optimizers_make_of_a_tree() -> None:
     lines = str(table).splitlines()
     assert lines[-1] == f"{table.parameters:,} parameters in 8 arrays, 13 layers"
     assert len({len(line) for line in lines[2:-2]}) == 1
+
+
+def test_numbered_layers_are_one_line_of_the_table_and_rows_of_their_own() -> None:
+    layer = {"mlp": {"up": X, "down": X}, "norm": X[0]}
+    odd = {"mlp": {"up": np.zeros((2, 3)), "down": X}, "norm": X[0]}
+    table = describe({"layers": [layer, layer, odd, *[layer] * 9], "head": X})
+    assert len(table.rows) == 37
+    lines = [line.split() for line in str(table).splitlines()[2:-2]]
+    assert [line[:4] for line in lines] == [
+        ["head", "2×2", "head", "1"],
+        ["layers/0..11/mlp/down", "2×2", "mlp", "12"],
+        ["layers/0..1,3..11/mlp/up", "2×2", "mlp", "11"],
+        ["layers/0..11/norm", "2", "norm", "12"],
+        ["layers/2/mlp/up", "2×3", "mlp", "1"],
+    ]
+    assert sum(float(line[-1].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.3)
+    assert str(table).endswith("126 parameters in 37 arrays, 37 layers")
+
+
+@given(
+    st.lists(st.tuples(st.from_regex(r"[ab]?\d{0,2}(/\d{1,2})?", fullmatch=True), st.booleans()))
+)
+def test_joined_names_leave_no_parameter_out(rows: list[tuple[str, bool]]) -> None:
+    names, kinds = [name for name, _ in rows], [kind for _, kind in rows]
+    folded = _paths.fold(names, kinds)
+    assert sorted(member for _, members in folded for member in members) == [*range(len(rows))]
+    for name, members in folded:
+        assert len({kinds[member] for member in members}) == 1
+        assert len(members) > 1 or name == names[members[0]]
+
+
+def test_layers_along_the_second_axis_are_found_but_plain_matrices_are_none() -> None:
+    wide = {"up": np.zeros((2, 3, 8)), "down": np.zeros((8, 3, 2)), "norm": np.zeros((2, 3))}
+    plain = {"up": np.zeros((2, 3)), "mlp": np.zeros((5, 3))}
+    assert [row.layers for row in describe({"layers": {"mlp": wide}}).rows] == [3, 3, 3]
+    assert [row.layers for row in describe({"layers": {"mlp": plain}}).rows] == [1, 1]
 
 
 def test_describe_refuses_what_the_optimizers_refuse() -> None:

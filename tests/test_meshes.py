@@ -35,9 +35,13 @@ def shard(params: Any, mesh: jax.sharding.Mesh) -> Any:
         ("stratopt", AxisType.Auto),
         ("stratopt, by block", AxisType.Explicit),
         ("stratopt, mixing", AxisType.Explicit),
+        ("stratopt, low precision", AxisType.Explicit),
+        ("stratopt, low precision", AxisType.Auto),
         ("aardvark", AxisType.Explicit),
         ("aardvark", AxisType.Auto),
         ("aardvark, adaptive", AxisType.Explicit),
+        ("aardvark, factored", AxisType.Explicit),
+        ("aardvark, factored", AxisType.Auto),
     ],
 )
 def test_sharded_steps_equal_unsharded_ones(name: str, kind: AxisType) -> None:

@@ -193,6 +193,16 @@ def test_gradient_mixing_weighs_agreement_only() -> None:
     assert against[1] == against[0]
 
 
+def test_momentum_adjustment_forgets_what_gradients_turn_away_from() -> None:
+    """β_1 = 0.9 + 0.08 cos(g, m): 0.98 along the momentum, 0.82 against it, 0.9 across."""
+    east, north = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    tx = scale_by_stratopt(momentum_adjustment=0.08)
+    for second, b1 in ((east, 0.98), (-east, 0.82), (north, 0.9)):
+        _, state = two_steps(tx, east, second)
+        np.testing.assert_allclose(state.mu, b1 * 0.1 * east + (1 - b1) * second, rtol=1e-5)
+        np.testing.assert_allclose(state.b1_product, [0.9 * b1], rtol=1e-6)
+
+
 def test_centred_measures_the_spread_around_the_momentum() -> None:
     """On a steady gradient the deviation from the momentum vanishes, so steps grow."""
     g = [jnp.ones(1)] * 40
@@ -279,6 +289,8 @@ def test_the_learning_rate_may_be_a_schedule() -> None:
         ({"layer_clip": ClipToParameters(-1.0)}, "layer_clip.ratio"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"gradient_mixing": -0.1}, "gradient_mixing"),
+        ({"momentum_adjustment": 0.1}, r"b1 ± momentum_adjustment in \[0, 1\).* b1=0.9 it is 0.1"),
+        ({"momentum_adjustment": -0.1}, "momentum_adjustment"),
         ({"stratum": "head"}, "stratum must be one of"),
         ({"nonfinite": "ignore"}, "nonfinite must be one of"),
         ({"mu_dtype": "int8"}, "mu_dtype must be a floating-point dtype"),

@@ -118,9 +118,16 @@ class StratOpt:
     """Threshold on each layer's gradient norm (StratOpt paper, section 3.2)."""
     weight_decay: float = 0.1
     stratum: Literal["layer", "block", "type"] = "layer"
+    gradient_mixing: float | None = None
+    momentum_adjustment: float | None = None
     nonfinite: Literal["skip", "nan_to_num"] | None = "skip"
     """The paper has no such check; here every method of a comparison has one."""
-    mu_dtype: str | None = None
+    mu_dtype: Literal["float32", "bfloat16"] | None = None
+    """Dtype of the first moment; None is the parameters' own."""
+    nu_dtype: Literal["float32", "bfloat16"] | None = None
+    """Dtype of the second moment; bfloat16 is rounded stochastically."""
+    factored: bool = False
+    """Keep only the second moment's row and column means."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,12 @@ class Aardvark:
     clip_mode: Literal["global_norm", "per_tensor", "elementwise"] = "global_norm"
     nonfinite: Literal["skip", "nan_to_num"] | None = "skip"
     weight_decay: float = 0.1
-    mu_dtype: str | None = None
+    mu_dtype: Literal["float32", "bfloat16"] | None = None
+    """Dtype of the first moment; None is the parameters' own."""
+    nu_dtype: Literal["float32", "bfloat16"] | None = None
+    """Dtype of the second moment; bfloat16 is rounded stochastically."""
+    factored: bool = False
+    """Keep only the second moment's row and column means."""
 
 
 OptimizerConfig = (

@@ -7,9 +7,8 @@ method brings itself (our optimizers' guard, StratOpt's and Adafactor's clip) is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import optax
 from optax import contrib
 
@@ -104,7 +103,7 @@ def _transformation(
                 eps=config.eps,
                 adam_b1=config.adam_b1,
                 adam_b2=config.adam_b2,
-                muon_weight_dimension_numbers=_hidden_matrices,
+                muon_weight_dimension_numbers=optax_strat.muon_dimensions,
                 consistent_rms=config.consistent_rms,
             )
             inner = optax.chain(muon, _decay(config.weight_decay, rate))
@@ -121,8 +120,12 @@ def _transformation(
                 layer_clip=config.layer_clip,
                 weight_decay=config.weight_decay,
                 stratum=config.stratum,
+                gradient_mixing=config.gradient_mixing,
+                momentum_adjustment=config.momentum_adjustment,
                 nonfinite=config.nonfinite,
                 mu_dtype=config.mu_dtype,
+                nu_dtype=config.nu_dtype,
+                factored=config.factored,
             )
         case Aardvark():
             return optax_strat.aardvark(
@@ -137,6 +140,8 @@ def _transformation(
                 nonfinite=config.nonfinite,
                 weight_decay=config.weight_decay,
                 mu_dtype=config.mu_dtype,
+                nu_dtype=config.nu_dtype,
+                factored=config.factored,
             )
     if config.clip is None:
         return inner
@@ -152,22 +157,3 @@ def _multipliers(config: Aardvark) -> dict[str, float] | None:
     if config.scaling == "adaptive":  # It measures its own.
         return None
     return {name: getattr(config, name) for name in ("embedding", "attention", "mlp", "head")}
-
-
-def _hidden_matrices(params: Any) -> Any:
-    """Which dims of each attention and MLP kernel form the matrix that Muon orthogonalizes.
-
-    Kernels are stacked, [L, in..., out...], and L is a batch dim; everything else goes to AdamW.
-    """
-
-    def dimensions(path: Any, leaf: Any, layer_type: str) -> contrib.MuonDimensionNumbers | None:
-        if layer_type not in ("attention", "mlp") or leaf.ndim < 3:
-            return None
-        if leaf.ndim == 3:
-            return contrib.MuonDimensionNumbers(1, 2)
-        if "out" in jax.tree_util.keystr(path, simple=True, separator="/").split("/"):
-            return contrib.MuonDimensionNumbers((1, 2), 3)
-        return contrib.MuonDimensionNumbers(1, (2, 3))
-
-    labels = optax_strat.layer_types(params)
-    return jax.tree_util.tree_map_with_path(dimensions, params, labels)

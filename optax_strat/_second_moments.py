@@ -1,0 +1,180 @@
+r"""How second moments are kept: in full, in bfloat16, or factored.
+
+"Memory-efficient state tracking" (StratOpt, 3.2). Of the two moments the second needs no direction
+and little precision, only its size:
+
+* In float32, 4 bytes a parameter, whatever dtype the parameters have.
+* In bfloat16, 2 bytes, rounded stochastically (:mod:`optax_strat._rounding`).
+* Factored, next to none: of the matrix :math:`V` of squares only the moving averages of its means
+  over columns, :math:`r_i`, and over rows, :math:`c_j`, are kept, and
+  :math:`\hat V_{ij} = r_i c_j / \mathrm{mean}(r)` is read in its place. Each layer of a stacked
+  leaf is a matrix of its own, and so is each slice along the smaller axes of a leaf with more than
+  two. Leaves without two axes longer than 1 are kept in full.
+
+References:
+  Shazeer and Stern, `Adafactor: Adaptive Learning Rates with Sublinear Memory Cost
+  <https://arxiv.org/abs/1804.04235>`_, 2018
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from optax_strat import _checks, _layout, _rounding
+
+
+class FactoredMoments(NamedTuple):
+    """Second moments of a tree, factored; each field is a tree like the parameters.
+
+    What a leaf does not use of the three is zero, of shape ().
+    """
+
+    rows: Any
+    """Means of the squares over columns, of the parameter's shape but 1 along its columns."""
+    columns: Any
+    """Means of the squares over rows, of the parameter's shape but 1 along its rows."""
+    full: Any
+    """The squares themselves, of the parameter's shape."""
+
+
+class Factors(NamedTuple):
+    """The factored second moment of one leaf."""
+
+    rows: jax.Array
+    columns: jax.Array
+
+
+def check_storage(dtype: Any, factored: bool) -> Any:
+    """The dtype of full second moments; raises ValueError for what cannot be kept in it."""
+    dtype = _checks.floating_dtype("nu_dtype", dtype)
+    if dtype not in (None, jnp.float32, jnp.bfloat16):
+        raise ValueError(
+            f"nu_dtype must be 'float32', 'bfloat16' or None, but it is {dtype.name!r}."
+        )
+    if factored and dtype == jnp.bfloat16:
+        raise ValueError(
+            "factored=True keeps its few means in float32; leave nu_dtype at None beside it."
+        )
+    return dtype
+
+
+def zero_nu(params: Any, dtype: Any, factored: bool, stacked: _layout.Stacked) -> Any:
+    """Second moments of zero: real, at least float32 unless ``dtype`` says otherwise."""
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or _real_wide(p)), params)
+    if not factored:
+        return zeros
+    leaves, treedef = jax.tree.flatten(zeros)
+    parts = [
+        _zero_parts(leaf, axes)
+        for leaf, axes in zip(leaves, _matrix_axes(params, stacked), strict=True)
+    ]
+    return FactoredMoments(
+        *(jax.tree.unflatten(treedef, [part[i] for part in parts]) for i in range(3))
+    )
+
+
+def split(nu: Any) -> list[jax.Array | Factors]:
+    """The second moment of each leaf, in the order of the leaves."""
+    if not isinstance(nu, FactoredMoments):
+        return jax.tree.leaves(nu)
+    parts = zip(*(jax.tree.leaves(tree) for tree in nu), strict=True)
+    return [Factors(rows, columns) if rows.ndim else full for rows, columns, full in parts]
+
+
+def join(like: Any, moments: list[jax.Array | Factors]) -> Any:
+    """The inverse of :func:`split`, for a tree of second moments like another one."""
+    if not isinstance(like, FactoredMoments):
+        return jax.tree.unflatten(jax.tree.structure(like), moments)
+    none = jnp.zeros([])
+    parts = [(*nu, none) if isinstance(nu, Factors) else (none, none, nu) for nu in moments]
+    return FactoredMoments(
+        *(
+            jax.tree.unflatten(jax.tree.structure(tree), [part[i] for part in parts])
+            for i, tree in enumerate(like)
+        )
+    )
+
+
+def accumulate(nu: jax.Array | Factors, deviation: jax.Array, b2: Any, accept: Any) -> Any:
+    """One step of the moving average of squares, in float32; where not accepted, as it was."""
+    # Not (1 - b2) * (x * x): XLA would share x * x with the norms, and write it down to do so.
+    new = ((1 - b2) * deviation * jnp.conj(deviation)).real
+
+    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        old = old.astype(new.dtype)
+        return keep(accept, b2 * old + new, old)
+
+    if not isinstance(nu, Factors):
+        return average(nu, new)
+    row, column = _kept_axes(nu)
+    return Factors(
+        average(nu.rows, jnp.mean(new, axis=column, keepdims=True)),
+        average(nu.columns, jnp.mean(new, axis=row, keepdims=True)),
+    )
+
+
+def estimate(nu: jax.Array | Factors) -> jax.Array:
+    """v_t for each parameter, from what is kept of it."""
+    if not isinstance(nu, Factors):
+        return nu
+    row, _ = _kept_axes(nu)
+    mean = jnp.mean(nu.rows, axis=row, keepdims=True)
+    # The quotient first: the product of two small means can underflow.
+    return nu.rows / jnp.where(mean > 0, mean, 1.0) * nu.columns
+
+
+def store(nu: jax.Array | Factors, like: jax.Array | Factors, seed: jax.Array) -> Any:
+    """A second moment in the dtype that its predecessor is kept in."""
+    if isinstance(nu, Factors):
+        assert isinstance(like, Factors)
+        return Factors(nu.rows.astype(like.rows.dtype), nu.columns.astype(like.columns.dtype))
+    assert not isinstance(like, Factors)
+    if like.dtype == jnp.bfloat16:
+        return _rounding.round_to_bfloat16(nu, seed)
+    return nu.astype(like.dtype)
+
+
+def keep(accept: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+    """The new value where the step is accepted (or nobody asks), the old one where it is not."""
+    return new if accept is None else jnp.where(accept, new, old)
+
+
+def _matrix_axes(params: Any, stacked: _layout.Stacked) -> list[tuple[int, int] | None]:
+    """The two longest axes of each leaf in their order, its axis of layers apart."""
+    axes: list[tuple[int, int] | None] = []
+    for leaf, p in zip(_layout.layout(params, stacked), jax.tree.leaves(params), strict=True):
+        shape = _layout.shape_of(p)
+        long = [axis for axis, size in enumerate(shape) if axis != leaf.axis and size > 1]
+        chosen = sorted(sorted(long, key=lambda axis: shape[axis])[-2:])
+        axes.append((chosen[0], chosen[1]) if len(chosen) == 2 else None)
+    return axes
+
+
+def _zero_parts(
+    zeros: jax.Array, axes: tuple[int, int] | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A leaf's rows, columns and full moment. Means of the zeros keep how they are sharded."""
+    none = jnp.zeros([])
+    if axes is None:
+        return none, none, zeros
+    row, column = axes
+    return (
+        jnp.mean(zeros, axis=column, keepdims=True),
+        jnp.mean(zeros, axis=row, keepdims=True),
+        none,
+    )
+
+
+def _kept_axes(nu: Factors) -> tuple[int, int]:
+    """The axes that the rows and the columns keep: where the other is 1 long."""
+    row, column = (
+        axis
+        for axis, (r, c) in enumerate(zip(nu.rows.shape, nu.columns.shape, strict=True))
+        if r != c
+    )
+    return row, column
+
+
+def _real_wide(x: Any) -> Any:
+    return jnp.promote_types(jnp.finfo(jnp.result_type(x)).dtype, jnp.float32)
