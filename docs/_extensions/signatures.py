@@ -1,0 +1,58 @@
+"""Signatures as their authors wrote them: ``layer_clip: Threshold = 1.0``.
+
+Autodoc would write out every alias, a screenful for each optimizer. Here the names of the aliases
+stay (the reference explains each once), modules in front of names go, and so does ``Any``.
+"""
+
+import ast
+import inspect
+import textwrap
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+class _Shorten(ast.NodeTransformer):
+    """``_clipping.Threshold`` becomes ``Threshold``, and an annotation ``Any`` none."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Name:
+        return ast.Name(node.attr)
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node = self.generic_visit(node)  # type: ignore[assignment]
+        if isinstance(node.annotation, ast.Name) and node.annotation.id == "Any":
+            node.annotation = None
+        return node
+
+
+def written_signature(obj: Any) -> tuple[str, str | None]:
+    """The arguments of a function, or the fields of a named tuple, and what comes back."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(obj))).body
+    if isinstance(definition, ast.ClassDef):
+        fields = [field for field in definition.body if isinstance(field, ast.AnnAssign)]
+        shown = [ast.unparse(field.target) + _default(field) for field in fields]
+        return (f"({', '.join(shown)})" if shown else ""), None
+    assert isinstance(definition, ast.FunctionDef)
+    definition = _Shorten().visit(definition)
+    returns = ast.unparse(definition.returns) if definition.returns else None
+    arguments = ast.unparse(definition.args).replace("1e-08", "1e-8")  # as everyone writes it
+    return f"({arguments})", None if returns == "Any" else returns
+
+
+def _default(field: ast.AnnAssign) -> str:
+    return f"={ast.unparse(field.value)}" if field.value else ""
+
+
+def process(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: Any, returns: Any
+) -> tuple[str, str | None] | None:
+    """Answers autodoc's question for the signature of a function or a class."""
+    del app, name, options, signature, returns
+    return written_signature(obj) if what in ("function", "class") else None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connects to autodoc."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-signature", process)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,57 @@
+"""Builds the documentation: ``make docs``. Needs no network, and neither do the pages."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from optax_strat import __version__  # noqa: E402
+
+project = "optax_strat"
+author = "The optax_strat authors"
+copyright = "The optax_strat authors, Apache-2.0"
+version = release = __version__
+
+extensions = [
+    "docstrings",
+    "mathml",
+    "myst_parser",
+    "signatures",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "images"]
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_use_rtype = False
+
+# Types of jax and of optax in signatures: their documentation lies elsewhere, and an inventory of
+# it would have to be fetched. State is a type variable.
+nitpick_ignore_regex = [
+    ("py:class", r"(jax\..*)?Array|State"),
+    ("py:class", r"GradientTransformation(ExtraArgs)?|(ScalarOr)?Schedule"),
+]
+
+html_theme = "furo"
+html_title = "optax_strat"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+# Copy what follows the prompts, and leave out what they printed.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
