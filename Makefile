@@ -3,6 +3,10 @@
 #   make compare              train every optimizer on the embedded text and write the report
 #   make compare ARGS=--quick the same in about a minute
 #   make test                 the test suite
+#   make bench                time the optimizers against AdamW (CPU; wants a quiet machine)
+#   make bench-gpu            the same on a GPU
+#   make bench-h100           count what they move on an H100, without one
+#   make docs                 the documentation, into docs/_build/html
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
 
 JAX ?= cpu
@@ -13,7 +17,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel check clean help
+.PHONY: compare test test-all lint types wheel bench bench-gpu bench-h100 docs check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,7 +48,26 @@ types: $(READY)
 wheel: $(READY)
 	@bash tests/wheel.sh $(PY)
 
+bench: $(READY)
+	@$(PY) -m benchmarks.optimizer_step $(ARGS)
+
+bench-gpu: $(READY)
+	@$(PY) -m benchmarks.optimizer_step --device gpu --seconds 2 $(ARGS)
+
+# JAX's CUDA plugin compiles for a described GPU; three wheels do, beside the environment.
+H100 := $(VENV)-h100
+$(H100)/.ready: locks/h100.txt $(READY)
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: --upgrade --target $(H100) -r locks/h100.txt
+	@touch $@
+
+bench-h100: $(H100)/.ready
+	@PYTHONPATH=$(H100) $(PY) -m benchmarks.h100_traffic $(ARGS)
+
+docs: $(READY)
+	@$(PY) -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 check: lint types test wheel
 
 clean:
-	rm -rf .venv* cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* cache dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,67 +11,35 @@ of the grid is marked: it says that the grid was too narrow for that method.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import tempfile
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from train import configs, provenance
-from train.config import RunConfig
-from train.data import Dataset, open_dataset
-from train.loop import StuckError, train
+from benchmarks import nano_runs
+from train import configs
+from train.data import open_dataset
 from train.optimizer_configs import key
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 SEED = 1000
-RESULTS = Path(__file__).parent.parent / "results" / "nano_rates.jsonl"
+RESULTS = nano_runs.RESULTS / "nano_rates.jsonl"
 
 
 def main() -> None:
     """Trains every optimizer at every rate, keeping what an earlier call has finished."""
     comparison = configs.compare()
     dataset = open_dataset(comparison.data)
-    done = {(row["optimizer"], row["learning_rate"]): row for row in _read()}
+    done = {(row["optimizer"], row["learning_rate"]): row for row in nano_runs.read(RESULTS)}
     for base in comparison.optimizers:
         for rate in RATES:
             if (key(base), rate) in done:
                 continue
             optimizer = dataclasses.replace(base, learning_rate=rate)
             (config,) = dataclasses.replace(comparison, optimizers=(optimizer,), seeds=1).runs()
-            row = _run(dataclasses.replace(config, seed=SEED), dataset)
-            done[key(base), rate] = row
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            config = dataclasses.replace(config, seed=SEED)
+            done[key(base), rate] = nano_runs.run(RESULTS, config, dataset)
     _show(done)
-
-
-def _read() -> list[dict]:
-    return (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
-
-
-def _run(config: RunConfig, dataset: Dataset) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            loss = train(config, Path(folder), dataset=dataset).val_loss
-        except StuckError:
-            loss = None  # diverged
-    print(f"{key(config.optimizer):<10} {config.optimizer.learning_rate:<8g} {loss}", flush=True)
-    return {
-        "optimizer": key(config.optimizer),
-        "learning_rate": config.optimizer.learning_rate,
-        "val_loss": loss,
-        "steps": config.steps,
-        "tokens": config.steps * config.tokens_per_step,
-        "seed": config.seed,
-        "data": dataset.fingerprint,
-        "commit": provenance.commit(),
-        "device": provenance.device(),
-    }
 
 
 def _show(done: dict[tuple[str, float], dict]) -> None:

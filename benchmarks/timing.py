@@ -1,0 +1,81 @@
+"""Times one optimizer against its rival, in turn and with a control."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from benchmarks import trees
+from benchmarks.contenders import CONTENDERS
+from benchmarks.ratios import Ratio, ratio
+from benchmarks.stepping import COPY, Stepper, steppers
+
+Clock = Literal["wall", "cpu"]
+
+COPIED = 8
+"""Bytes a parameter that the copy reads and writes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """One optimizer on one tree."""
+
+    tree: str
+    size: trees.Size
+    optimizer: str
+    rival: str
+    device: str
+    wall: Ratio
+    """To the rival's time."""
+    cpu: Ratio
+    """The same of the processes' own time, which what else runs on the machine disturbs less."""
+    control: Ratio
+    """The rival's second process to its first, by the clock that decides."""
+    milliseconds: float
+    """Median of a step."""
+    roofline: float
+    """How long a copy of as many bytes as the step cannot avoid takes, over how long it takes."""
+
+
+def measure(
+    name: str, tree: str, size: trees.Size, *, rounds: int, seconds: float, clock: Clock
+) -> Timing:
+    """Runs the rival, the rival again, the optimizer and the copy in turn.
+
+    Args:
+      name: One of `CONTENDERS`.
+      tree: One of `trees.TREES`.
+      size: Of the tree.
+      rounds: How often each runs.
+      seconds: How long the rival steps within a round, at least; the others take as many steps.
+      clock: By which times the control is judged.
+    """
+    contender = CONTENDERS[name]
+    programs = [contender.rival, contender.rival, name, COPY]
+    with steppers(programs, tree, size) as running:
+        steps = max(1, math.ceil(seconds / running[0].run(1).wall))
+        times = np.array([_one_round(running, steps, turn) for turn in range(rounds)])
+    wall, cpu = times[..., 0].T, times[..., 1].T
+    chosen = {"wall": wall, "cpu": cpu}[clock]
+    return Timing(
+        tree=tree,
+        size=size,
+        optimizer=name,
+        rival=contender.rival,
+        device=running[0].device,
+        wall=ratio(wall[2], wall[0]),
+        cpu=ratio(cpu[2], cpu[0]),
+        control=ratio(chosen[1], chosen[0]),
+        milliseconds=float(np.median(wall[2])) * 1e3 / steps,
+        roofline=ratio(wall[3], wall[2]).median * contender.floor / COPIED,
+    )
+
+
+def _one_round(running: Sequence[Stepper], steps: int, turn: int) -> list[tuple[float, float]]:
+    """Wall and CPU seconds of each program, another one first in every round."""
+    everyone = range(len(running))
+    order = [(turn + position) % len(running) for position in everyone]
+    taken = {index: running[index].run(steps) for index in order}
+    return [taken[index] for index in everyone]
