@@ -16,6 +16,7 @@ from optax_strat import (
     record_statistics,
     repair_nonfinite,
     scale_by_layer_type,
+    scale_by_muon,
     skip_nonfinite,
     stratify,
     stratopt,
@@ -81,6 +82,14 @@ TABLE: dict[str, Factory] = {
     "repair_nonfinite": wrapped(lambda sgd: optax.chain(repair_nonfinite(), sgd)),
     "record_statistics": wrapped(record_statistics),
     "stratify": wrapped(lambda sgd: stratify({TYPES: optax.chain(optax.scale_by_adam(), sgd)})),
+    "stratify, Muon": lambda learning_rate: stratify(
+        {
+            ("attention", "mlp"): scale_by_muon(),
+            ("embedding", "head", "norm", "other"): optax.scale_by_adam(),
+        },
+        learning_rate=learning_rate,
+        clip=1.0,
+    ),
 }
 OPTIMIZERS = [name for name in TABLE if name.startswith(("stratopt", "aardvark"))]
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from optax.contrib import MuonState
 
 from optax_strat import (
     ScaleByAardvarkState,
@@ -229,13 +230,12 @@ def test_map_params_finds_the_moments_and_nothing_else(name: str) -> None:
     marked = optax.tree.map_params(
         tx, lambda _: "copy", state, transform_non_params=lambda _: "other"
     )
-    kinds = [ScaleByStratoptState, ScaleByAardvarkState, optax.ScaleByAdamState]
-    moments = [found for kind in kinds for found in find_states(marked, kind)]
-    assert len(moments) == int(name in OPTIMIZERS or name == "stratify")
-    for found in moments:
-        assert set(jax.tree.leaves((found.mu, found.nu))) == {"copy"}
-    inside = sum(len(jax.tree.leaves((found.mu, found.nu))) for found in moments)
-    assert jax.tree.leaves(marked).count("copy") == inside
+    kinds = [ScaleByStratoptState, ScaleByAardvarkState, optax.ScaleByAdamState, MuonState]
+    states = [found for kind in kinds for found in find_states(marked, kind)]
+    assert len(states) == {"stratify": 1, "stratify, Muon": 2}.get(name, int(name in OPTIMIZERS))
+    moments = jax.tree.leaves([(found.mu, getattr(found, "nu", ())) for found in states])
+    assert set(moments) <= {"copy"}
+    assert jax.tree.leaves(marked).count("copy") == len(moments)
 
 
 @every_entry
