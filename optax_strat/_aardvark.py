@@ -131,15 +131,15 @@ def scale_by_aardvark(
         c1, c2 = _moments.corrections(count, b1, b2)
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: Any, factor: Any
+            g: jax.Array, mu: jax.Array, nu: Any, seed: jax.Array, factor: Any
         ) -> tuple[jax.Array, jax.Array, Any]:
             if clips_norms:
                 g = factor * g  # eq. 3
             elif clip is not None:
                 g = jnp.clip(g, -clip, clip)  # eq. 3, literally
-            m, nu = _moments.update_moments(g, mu, nu, b1, b2, accept=accept)  # eqs. 4 and 5
-            v = _second_moments.estimate(nu)
-            return m * c1 / (jnp.sqrt(v * c2) + eps), m, nu  # eqs. 6 to 8
+            mu, nu = _moments.update_moments(g, mu, nu, seed, b1, b2, accept=accept)  # eqs. 4 and 5
+            m, v = mu.astype(g.dtype), _second_moments.estimate(nu)
+            return m * c1 / (jnp.sqrt(v * c2) + eps), mu, nu  # eqs. 6 to 8
 
         clip_factor = state.clip_factor
         factors: list[Any] = [None] * len(jax.tree.leaves(updates))

@@ -28,6 +28,7 @@ def update_moments(
     g: jax.Array,
     mu: jax.Array,
     nu: Any,
+    seed: jax.Array,
     b1: Any,
     b2: Any,
     *,
@@ -36,14 +37,28 @@ def update_moments(
 ) -> tuple[jax.Array, Any]:
     """One step of both moving averages, without bias correction (Aardvark, eqs. 4 and 5).
 
-    Where ``accept`` is false the moments stay as they are. The choice is made here and not on the
-    finished state, so that the direction reads the moments that are written: XLA then updates them
-    in place, where it would else compute them twice and copy.
+    Where ``accept`` is false the moments stay as they are. That choice, and the rounding to the
+    dtypes that they are kept in, are made here and not on the finished state, so that the direction
+    reads the moments that are written: XLA then updates them in place, where it would else compute
+    them twice and copy.
+
+    Args:
+      g: the gradient, in at least float32.
+      mu: the first moment.
+      nu: the second moment, kept in any way of :mod:`optax_strat._second_moments`.
+      seed: for its stochastic rounding.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      centred: whether squares are those of ``g - m``.
+      accept: whether the step is taken.
+
+    Returns:
+      Both moments, as they are kept.
     """
     old = mu.astype(g.dtype)
     m = b1 * old + (1 - b1) * g
     v = _second_moments.accumulate(nu, g - m if centred else g, b2, accept)
-    return keep(accept, m, old), v
+    return keep(accept, m, old).astype(mu.dtype), _second_moments.store(v, nu, seed)
 
 
 def corrections(count: jax.Array, b1: Any, b2: Any) -> tuple[jax.Array, jax.Array]:
@@ -62,8 +77,9 @@ def one_pass(
     """Maps ``step`` over gradients and moments once, for directions and new moments.
 
     Args:
-      step: from a gradient in at least float32, its moments as stored and its ``per_leaf`` values
-        to the direction and the new moments, in any precision.
+      step: from a gradient in at least float32, its moments, a seed for their rounding, and its
+        ``per_leaf`` values to the direction, in any precision, and the new moments as they are
+        kept.
       updates: the gradients.
       mu: the first moments.
       nu: the second moments, kept in any way of :mod:`optax_strat._second_moments`.
@@ -71,7 +87,7 @@ def one_pass(
       *per_leaf: further sequences in the order of the gradients' leaves.
 
     Returns:
-      The directions like the gradients, and the moments in the dtypes that they are stored in.
+      The directions like the gradients, and both moments.
     """
     gradients, treedef = jax.tree.flatten(updates)
     mus, mu_treedef = jax.tree.flatten(mu)
@@ -79,11 +95,11 @@ def one_pass(
     leaves = zip(gradients, mus, _second_moments.split(nu), *per_leaf, strict=True)
     for index, (g, m, v, *rest) in enumerate(leaves):
         g = jnp.asarray(g)
-        direction, new_m, new_v = step(g.astype(_wide(g)), m, v, *rest)
-        directions.append(direction.astype(g.dtype))
-        new_mus.append(new_m.astype(m.dtype))
         seed = _rounding.rounding_seed(count, index)
-        new_nus.append(_second_moments.store(new_v, v, seed))
+        direction, new_m, new_v = step(g.astype(_wide(g)), m, v, seed, *rest)
+        directions.append(direction.astype(g.dtype))
+        new_mus.append(new_m)
+        new_nus.append(new_v)
     return (
         jax.tree.unflatten(treedef, directions),
         jax.tree.unflatten(mu_treedef, new_mus),

@@ -27,8 +27,8 @@ def round_to_bfloat16(x: jax.Array, seed: jax.Array) -> jax.Array:
     # as often as their value says, and the rest is cut off.
     noise = _mixed(_positions(x.shape) ^ seed) & jnp.uint32(0xFFFF)
     raised = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
-    rounded = jax.lax.bitcast_convert_type((raised >> 16).astype(jnp.uint16), jnp.bfloat16)
-    return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
+    rounded = jax.lax.bitcast_convert_type(raised & jnp.uint32(0xFFFF0000), jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
 
 def rounding_seed(count: jax.Array, leaf: int) -> jax.Array:

@@ -115,9 +115,9 @@ def accumulate(nu: jax.Array | Factors, deviation: jax.Array, b2: Any, accept: A
 
 
 def estimate(nu: jax.Array | Factors) -> jax.Array:
-    """v_t for each parameter, from what is kept of it."""
+    """v_t for each parameter, in at least float32, from what is kept of it."""
     if not isinstance(nu, Factors):
-        return nu
+        return nu.astype(_real_wide(nu))
     row, _ = _kept_axes(nu)
     mean = jnp.mean(nu.rows, axis=row, keepdims=True)
     # The quotient first: the product of two small means can underflow.

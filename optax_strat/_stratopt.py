@@ -184,18 +184,18 @@ def scale_by_stratopt(
             c1 = 1 / (1 - b1_product) if bias_correction else 1.0
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: Any, *of_leaf: Any
+            g: jax.Array, mu: jax.Array, nu: Any, seed: jax.Array, *of_leaf: Any
         ) -> tuple[jax.Array, jax.Array, Any]:
             factor, scale, b1_t, c1, weight = of_leaf
             g = g if layer_clip is None else factor * g
-            m, nu = _moments.update_moments(
-                g, mu, nu, b1_t, b2, centred=centred, accept=accept
+            mu, nu = _moments.update_moments(
+                g, mu, nu, seed, b1_t, b2, centred=centred, accept=accept
             )  # 3.1, step b
+            m, v = mu.astype(g.dtype), _second_moments.estimate(nu)
             numerator = m * c1
             if gradient_mixing is not None:
                 numerator = numerator + weight * (g - numerator)
-            v = _second_moments.estimate(nu)
-            return scale * numerator / (jnp.sqrt(v * c2) + eps), m, nu  # 3.1, step d
+            return scale * numerator / (jnp.sqrt(v * c2) + eps), mu, nu  # 3.1, step d
 
         per_leaf = [strata.spread(x, updates) for x in (clip_factor, alpha, b1_t, c1, weight)]
         directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, count, *per_leaf)

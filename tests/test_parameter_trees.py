@@ -81,8 +81,8 @@ def test_a_stack_of_layers_takes_the_steps_of_a_list(name: str) -> None:
         return jax.lax.scan(step, (params, tx.init(params)), length=2)[0][0]
 
     found, expected = jax.jit(lambda: (two_steps(stacked), two_steps(trees.unstack(stacked))))()
-    # Stochastic rounding draws other numbers: 0.4 % of an update of 0.01.
-    tolerance = 1e-4 if name == "stratopt, low precision" else 1e-6
+    # Stochastic rounding draws other numbers: 0.4 % of two updates of 0.03.
+    tolerance = 5e-4 if name == "stratopt, low precision" else 1e-6
     chex.assert_trees_all_close(found, trees.restack(expected), rtol=1e-5, atol=tolerance)
 
 

@@ -67,6 +67,24 @@ def test_a_norm_is_all_that_a_step_costs_beyond_adamw(
     assert temporary <= 0.01
 
 
+@pytest.mark.parametrize(
+    ("tx", "saved"),
+    [
+        (aardvark(0.1, clip=None, nonfinite=None, mu_dtype="bfloat16"), 6.0),
+        (stratopt(0.1, mu_dtype="bfloat16", nu_dtype="bfloat16"), 8.0),
+        (aardvark(0.1, mu_dtype="bfloat16", nu_dtype="bfloat16"), 8.0),
+    ],
+    ids=["aardvark, bfloat16 mu", "stratopt, bfloat16", "aardvark, bfloat16"],
+)
+def test_smaller_states_are_updated_in_place_and_move_less(
+    adamw: float, tx: optax.GradientTransformation, saved: float
+) -> None:
+    """A moment in bfloat16 is read, written, and read for the direction: 6 bytes and not 12."""
+    moved, temporary = traffic(tx)
+    assert moved <= adamw - saved + 0.1
+    assert temporary <= 0.01
+
+
 def all_reduces(optimizer: OptimizerConfig) -> int:
     """Launches in the real train step, whose parameters are shared out among eight devices."""
     model = dataclasses.replace(tiny.MODEL, layers=1)
