@@ -6,6 +6,8 @@
 #   make bench                time the optimizers against AdamW (CPU; wants a quiet machine)
 #   make bench-gpu            the same on a GPU
 #   make bench-h100           count what they move on an H100, without one
+#   make bench-data           how fast batches are read
+#   make slurm-test           two processes on a SLURM cluster of this machine (root, Debian)
 #   make docs                 the documentation, into docs/_build/html
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
 
@@ -17,7 +19,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel bench bench-gpu bench-h100 docs check clean help
+.PHONY: compare test test-all lint types wheel bench bench-gpu bench-h100 bench-data slurm-test docs check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +64,12 @@ $(H100)/.ready: locks/h100.txt $(READY)
 
 bench-h100: $(H100)/.ready
 	@PYTHONPATH=$(H100) $(PY) -m benchmarks.h100_traffic $(ARGS)
+
+bench-data: $(READY)
+	@$(PY) -m benchmarks.data_pipeline $(ARGS)
+
+slurm-test: $(READY)
+	@bash tests/slurm.sh $(abspath $(PY))
 
 docs: $(READY)
 	@$(PY) -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html

@@ -1,12 +1,13 @@
 """A decoder-only transformer in Flax NNX, used as pure functions of a dict of parameters."""
 
 from models.config import TransformerConfig
-from models.counting import ParameterCount, flops_per_token, parameter_count
-from models.functional import Params, apply, features, init, logical_axes, unembed
+from models.counting import FLOPS_FORMULA, ParameterCount, flops_per_token, parameter_count
+from models.functional import Params, apply, features, head_params, init, logical_axes, unembed
 from models.presets import PRESETS
 from models.transformer import Transformer
 
 __all__ = [
+    "FLOPS_FORMULA",
     "PRESETS",
     "ParameterCount",
     "Params",
@@ -15,6 +16,7 @@ __all__ = [
     "apply",
     "features",
     "flops_per_token",
+    "head_params",
     "init",
     "logical_axes",
     "parameter_count",

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from models.config import TransformerConfig
 
+FLOPS_FORMULA = "6 (N - untied input embedding) + 6 L d T"
+"""What `flops_per_token` computes, to be printed beside every number that depends on it."""
+
 
 class ParameterCount(NamedTuple):
     """Numbers of parameters by the kind of layer that they sit in."""

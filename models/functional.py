@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from models.config import TransformerConfig
-from models.sharding import automatic
+from models.sharding import automatic, constrain
 from models.transformer import Transformer
 
 Params = dict[str, Any]
@@ -107,7 +107,7 @@ def unembed(config: TransformerConfig, params: Params, x_BTD: jax.Array) -> jax.
 
     Args:
         config: The model.
-        params: As for `apply`; nothing but the head, or the embedding of a tied head, is read.
+        params: As for `apply`, or what `head_params` returned: nothing else is read.
         x_BTD: Features, or a slice of them along B or T.
 
     Returns:
@@ -115,7 +115,8 @@ def unembed(config: TransformerConfig, params: Params, x_BTD: jax.Array) -> jax.
     """
 
     def forward(params: Params, x_BTD: jax.Array) -> jax.Array:
-        return _model(config, params).unembed(x_BTD)
+        unread = nnx.to_pure_dict(_structure(config).parameters)
+        return _model(config, {**unread, **params}).unembed(x_BTD)
 
     if config.tied_head:
         vocab = jax.typeof(params["embed"]["embedding"]).sharding.spec[0]
@@ -123,6 +124,29 @@ def unembed(config: TransformerConfig, params: Params, x_BTD: jax.Array) -> jax.
         vocab = jax.typeof(params["head"]["kernel"]).sharding.spec[1]
     batch = jax.typeof(x_BTD).sharding.spec[0]
     return automatic(forward, PartitionSpec(batch, None, vocab))(params, x_BTD)
+
+
+def head_params(config: TransformerConfig, params: Params) -> Params:
+    """The parameters that `unembed` reads, whose gradient is then taken without all others.
+
+    On a mesh they are gathered along the width here, once, and not in every call of `unembed`.
+
+    Args:
+        config: The model.
+        params: As for `apply`.
+
+    Returns:
+        The head, or the embedding of a tied head: a part of the tree.
+
+    Examples:
+        >>> from models import PRESETS
+        >>> params = init(PRESETS["nano"], jax.random.key(0))
+        >>> list(head_params(PRESETS["nano"], params))
+        ['head']
+    """
+    name = "embed" if config.tied_head else "head"
+    gathered = ("vocab", None) if config.tied_head else (None, "vocab")
+    return {name: jax.tree.map(lambda kernel: constrain(kernel, *gathered), params[name])}
 
 
 def logical_axes(config: TransformerConfig) -> Params:

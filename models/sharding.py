@@ -7,6 +7,7 @@ by the rules in force while the model is traced; without rules or a mesh nothing
         train_step(...)
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -34,6 +35,19 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     free = PartitionSpec.UNCONSTRAINED
     spec = PartitionSpec(*(None if axis is None else rules.get(axis, free) for axis in axes))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def shards(axis: str) -> int:
+    """Into how many parts the rules in force split a dimension of that logical name.
+
+    Returns:
+        The devices along its mesh axes; 1 without rules or a mesh.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = dict(get_logical_axis_rules()).get(axis)
+    if mesh.empty or axes is None:
+        return 1
+    return math.prod(mesh.shape[name] for name in ((axes,) if isinstance(axes, str) else axes))
 
 
 def automatic(function: Callable[..., jax.Array], out: PartitionSpec) -> Callable[..., jax.Array]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import pytest
 
@@ -102,6 +103,15 @@ def test_a_damaged_manifest_is_refused(config, prepared, damage, fragment):
     path.write_text(damage(before))
     assert path.read_text() != before
     opening_fails(config, f"{path}: damaged", fragment, "delete the folder and prepare again")
+
+
+def test_another_tokenizer_in_the_folder_is_refused(config):
+    config = dataclasses.replace(config, tokenizer="bpe:260")
+    other = open_dataset(dataclasses.replace(config, tokenizer="bpe:261"))
+    dataset = open_dataset(config)
+    shutil.copy(other.folder / "tokenizer.json", dataset.folder)
+    with pytest.raises(DataError, match="not the tokenizer that made the tokens of this folder"):
+        _ = dataset.tokenizer
 
 
 def test_a_missing_manifest_is_found(config, prepared):

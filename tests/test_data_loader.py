@@ -3,19 +3,33 @@
 import itertools
 
 import chex
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data import DataConfig, DataError, open_dataset
-from train.data.loader import train_batches, validation_batches
+from train.data import DataConfig, DataError, loader, open_dataset
+from train.data.rows import Windows
 from train.data.stream import TokenStream
 
 
 def stream(tokens, *cuts):
     """The tokens in shards that end at the cuts."""
     return TokenStream(np.split(np.asarray(tokens, np.uint16), cuts))
+
+
+def train_batches(tokens, batch_size, context, **options):
+    return loader.train_batches(Windows(tokens, context), batch_size, **options)
+
+
+def validation_batches(tokens, batch_size, context, **options):
+    return loader.validation_batches(Windows(tokens, context), batch_size, **options)
+
+
+def joined(parts):
+    """The batch whose rows the processes have."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def first(batches, count):
@@ -53,8 +67,9 @@ def test_large_tokens_stay_positive():
 
 def test_shapes_and_types():
     batch = next(train_batches(STREAM, 6, 8, seed=0))
-    chex.assert_shape(batch, (6, 8))
-    assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32]
+    chex.assert_shape(batch[:3], (6, 8))
+    assert [array.dtype for array in batch[:3]] == [np.int32, np.int32, np.float32]
+    assert batch.segment_ids_BT is None
     assert np.all(batch.weights_BT == 1)
 
 
@@ -146,8 +161,7 @@ def test_the_processes_share_out_the_global_batch(count):
         for index in range(count)
     ]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        chex.assert_trees_all_equal(tuple(batch), tuple(joined))
+        chex.assert_trees_all_equal(batch, joined(parts))
 
 
 def test_a_caller_who_writes_into_a_batch_does_not_change_the_next():
@@ -173,7 +187,7 @@ def test_validation_predicts_every_token_but_the_first_once_and_in_order(data, s
     np.testing.assert_array_equal(np.concatenate(predicted), tokens[1:])
     np.testing.assert_array_equal(np.concatenate(read), tokens[:-1])
     for batch in batches:
-        chex.assert_shape(batch, (rows, context))
+        chex.assert_shape(batch[:3], (rows, context))
         assert batch.weights_BT[0, 0] == 1  # No batch of padding alone.
 
 
@@ -199,15 +213,14 @@ def test_the_processes_share_out_the_validation_batch():
         for index in range(3)
     ]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
-        joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        chex.assert_trees_all_equal(tuple(batch), tuple(joined))
+        chex.assert_trees_all_equal(batch, joined(parts))
 
 
 # --- what cannot be read
 
 
 def test_too_few_tokens_for_one_batch_are_refused():
-    with pytest.raises(DataError, match=r"1000 training tokens make 7 windows of 128, too few"):
+    with pytest.raises(DataError, match=r"1000 tokens make 7 windows of 128, too few"):
         train_batches(STREAM, 8, 128, seed=0)
     assert len(next(train_batches(STREAM, 7, 128, seed=0)).inputs_BT) == 7
 

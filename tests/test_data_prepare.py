@@ -90,7 +90,7 @@ def test_a_trained_tokenizer_sees_training_documents_only(config, monkeypatch):
 
 
 def test_progress_is_told(config, monkeypatch):
-    monkeypatch.setattr("train.data.encoding._BATCH_BYTES", 500)
+    monkeypatch.setattr("train.data.parts._BATCH_BYTES", 500)
     told = []
     prepare(config, progress=lambda documents, size: told.append((documents, size)))
     assert told == sorted(told)
@@ -171,15 +171,17 @@ def test_an_interruption_leaves_nothing(config, interruption):
     assert prepare(config).train.documents > 0
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(config, monkeypatch):
+def test_a_full_disk_is_told_and_what_was_encoded_is_kept(config, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "finish", full)
         opening_fails(config, config.cache_dir, "No space left on device", "make room", "cache_dir")
-    assert leftovers(config) == []
+    assert leftovers(config) == [f".{prepared_folder(config).name}.work"]
+    monkeypatch.setattr("train.data.workers.encode_part", None)
     assert open_dataset(config).train_tokens > 0
+    assert leftovers(config) == [prepared_folder(config).name]
 
 
 def in_another_process(config, body):
@@ -259,7 +261,7 @@ def test_a_split_without_documents_is_refused(config, texts, change, message):
     if "validation_source" in change:
         change = {"validation_source": config.source}
     with pytest.raises(DataError, match=message):
-        prepare(dataclasses.replace(config, **change))
+        prepare(dataclasses.replace(config, **change), workers=1)
     assert leftovers(config) == []
 
 

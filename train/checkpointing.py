@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from train.state import TrainState
@@ -104,7 +105,7 @@ class Checkpointer:
                 opt_state=ocp.args.StandardRestore(target.opt_state),
             ),
         )
-        position = jax.device_put(jax.numpy.asarray(step, target.step.dtype), target.step.sharding)
+        position = jax.device_put(np.asarray(step, target.step.dtype), target.step.sharding)
         state = TrainState(position, arrays["params"], arrays["opt_state"])
         return Restored(state, float(notes["meta"]["seconds"]))
 

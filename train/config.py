@@ -57,6 +57,10 @@ class Experiment:
     """Sequences a step, over all devices."""
     context: int = 128
     """Tokens a sequence; at most the model's context."""
+    accumulate: int = 1
+    """Micro-batches that a step computes one after the other, for a batch too large for memory."""
+    loss_chunk: int | None = None
+    """Tokens of a device whose logits exist at once; None chooses by their size."""
     log_every: int = 10
     """Steps between two records of the training loss and the norms."""
     eval_every: int = 50
@@ -69,15 +73,22 @@ class Experiment:
     """Non-finite steps in a row after which a run stops loudly."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "context", "log_every", "eval_every",
+        for name in ("steps", "batch_size", "context", "accumulate", "log_every", "eval_every",
                      "checkpoint_every", "max_consecutive_skips"):  # fmt: skip
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         batches = self.eval_batches
         _require(batches is None or batches >= 1, "eval_batches", batches, "at least 1, or None")
+        chunk = self.loss_chunk
+        _require(chunk is None or chunk >= 1, "loss_chunk", chunk, "at least 1, or None")
         warmup, fraction = self.schedule.warmup_steps, self.schedule.final_fraction
         allowed = f"between 0 and steps={self.steps}"
         _require(0 <= warmup <= self.steps, "schedule.warmup_steps", warmup, allowed)
         _require(0 <= fraction <= 1, "schedule.final_fraction", fraction, "between 0 and 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}: "
+                f"take a divisor of {self.batch_size}."
+            )
         if self.context > self.model.context:
             raise ValueError(
                 f"context={self.context} is longer than the model's context of "

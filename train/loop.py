@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 
+from train.agreement import SharedStopRequest, check_same
 from train.checkpointing import Checkpointer
 from train.config import Experiment, RunConfig, config_hash
 from train.data import Dataset, open_dataset
-from train.interrupts import Interrupted, StopRequest
+from train.interrupts import Interrupted
+from train.profiling import TRACE, Profiler
 from train.program import Program, build_program
 from train.recorder import Recorder
 from train.records import FinalRecord
 from train.run_folder import RECORDS, claim, finished
-from train.sharding import check_mesh
+from train.sharding import check_mesh, process_share
 from train.stopwatch import Stopwatch
 
 
@@ -56,6 +58,7 @@ def train(
     program: Program | None = None,
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    profile: bool = False,
 ) -> FinalRecord:
     """Trains one configuration to its last step, going on from the folder's last checkpoint.
 
@@ -66,6 +69,7 @@ def train(
       program: A program of the same configuration (any seed), to save its compilation.
       dataset: The configuration's open data set, likewise.
       on_progress: Called after every step.
+      profile: Write a trace of a few steps into the folder.
 
     Raises:
       ValueError: If the configuration does not fit the data, the devices or what the folder holds;
@@ -80,11 +84,14 @@ def train(
     check_mesh(config)
     dataset = dataset or open_dataset(config.data)
     check_vocabulary(config, dataset)
+    check_same("the configuration", config_hash(config), "give every process the same flags.")
+    check_same("the data", dataset.fingerprint, "prepare it once, where all processes read it.")
     program = program or build_program(config)
-    claim(folder, config)
-    run = _Run(config, folder, program, dataset, on_progress)
+    if jax.process_index() == 0:
+        claim(folder, config)
+    run = _Run(config, folder, program, dataset, on_progress, profile)
     try:
-        with StopRequest() as stop:
+        with SharedStopRequest(program.mesh) as stop:
             return run.to_the_end(stop)
     finally:
         run.close()
@@ -113,36 +120,52 @@ class _Run:
         program: Program,
         dataset: Dataset,
         on_progress: Callable[[Progress], None],
+        profile: bool,
     ) -> None:
         self._config, self._program, self._dataset = config, program, dataset
         self._on_progress = on_progress
+        self._share = process_share(program.mesh, config.batch_size)
         self._checkpointer = Checkpointer(
             folder / "checkpoints",
             config_hash=config_hash(config),
             fingerprint=dataset.fingerprint,
             seed=config.seed,
         )
+        check_same(
+            "the last checkpoint",
+            str(self._checkpointer.latest_step()),
+            "--out must lie where all processes read and write the same files.",
+        )
         restored = self._checkpointer.restore(program.target)
         self._state = restored.state if restored else program.init(config.seed)
         self._clock = Stopwatch(restored.seconds if restored else 0.0)
         self._start = int(self._state.step)
+        trace = folder / TRACE if profile else None
+        self._profiler = Profiler(trace, self._start + 1, config.steps)
         self._recorder = Recorder(folder / RECORDS, config, dataset, after_step=self._start)
         self._val_loss = math.nan
 
-    def to_the_end(self, stop: StopRequest) -> FinalRecord:
+    def to_the_end(self, stop: SharedStopRequest) -> FinalRecord:
         """Steps until the last one is done or a signal asks to stop."""
         config = self._config
         if self._recorder.empty:
             self._recorder.start()
             self._evaluate(0)
         batches = self._dataset.train_batches(
-            config.batch_size, config.context, seed=config.seed, start_step=self._start
+            config.batch_size,
+            config.context,
+            seed=config.seed,
+            start_step=self._start,
+            **self._share,
         )
         pending: list[tuple[int, Any]] = []
         with self._clock:
             for step in range(self._start + 1, config.steps + 1):
+                self._profiler.before(step)
                 self._state, metrics = self._program.train_step(self._state, next(batches))
+                self._profiler.after(step, metrics)
                 pending.append((step, metrics))
+                stop.agree()
                 pause = stop.signum or self._is_due(
                     step, config.eval_every, config.checkpoint_every
                 )
@@ -158,13 +181,14 @@ class _Run:
 
     def close(self) -> None:
         """Waits for a save under way and closes the records."""
+        self._profiler.close()
         self._checkpointer.close()
         self._recorder.close()
 
     def _is_due(self, step: int, *intervals: int) -> bool:
         return step == self._config.steps or any(step % every == 0 for every in intervals)
 
-    def _between_steps(self, step: int, stop: StopRequest) -> None:
+    def _between_steps(self, step: int, stop: SharedStopRequest) -> None:
         if self._is_due(step, self._config.eval_every):
             self._evaluate(step)
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
@@ -194,7 +218,7 @@ class _Run:
     def _evaluate(self, step: int) -> None:
         config = self._config
         batches = self._dataset.validation_batches(
-            config.batch_size, config.context, max_batches=config.eval_batches
+            config.batch_size, config.context, max_batches=config.eval_batches, **self._share
         )
         self._val_loss = self._program.evaluate(self._state.params, batches)
         self._recorder.evaluation(step, self._val_loss, self._clock.seconds)

@@ -1,12 +1,25 @@
-"""Next-token cross-entropy.
+"""Next-token cross-entropy: of given logits, and of a model's batch.
 
-B batch, T sequence, V vocabulary.
+B batch, T sequence, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
+import functools
+
 import optax
 from jax import Array
+
+import models
+from models.sharding import shards
+from train.chunked_loss import chunked_cross_entropy
+from train.data import Batch
+
+CHUNK = 8192
+"""Tokens of a chunk: fewer cost more launches than they save memory."""
+
+WHOLE_BYTES = 2**28
+"""Logits of a device up to this size are left whole, which is fastest where they fit a cache."""
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array, weights_BT: Array) -> tuple[Array, Array]:
@@ -32,3 +45,60 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array, weights_BT: Array) -> tu
     """
     losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
     return (losses_BT * weights_BT).sum(), weights_BT.sum()
+
+
+def batch_loss(
+    config: models.TransformerConfig,
+    params: models.Params,
+    batch: Batch,
+    loss_chunk: int | None = None,
+) -> tuple[Array, Array]:
+    """The `cross_entropy` of a model on a batch, in as many chunks as its size asks for.
+
+    Args:
+      config: The model.
+      params: Its parameters.
+      batch: Tokens, targets and weights; with segment ids, attention stays inside documents.
+      loss_chunk: Tokens of a device whose logits exist at once. None takes `CHUNK`, or all where
+        their logits fit in `WHOLE_BYTES`.
+
+    Returns:
+      The sum of the losses in nats and the sum of the weights, float32 scalars.
+    """
+    x_BTD = models.features(config, params, batch.inputs_BT, batch.segment_ids_BT)
+    chunks = _chunks(config, batch.targets_BT.shape, loss_chunk)
+    if chunks == 1:
+        logits_BTV = models.unembed(config, params, x_BTD)
+        return cross_entropy(logits_BTV, batch.targets_BT, batch.weights_BT)
+    total = chunked_cross_entropy(
+        functools.partial(models.unembed, config),
+        chunks,
+        models.head_params(config, params),
+        x_BTD,
+        batch.targets_BT,
+        batch.weights_BT,
+    )
+    return total, batch.weights_BT.sum()
+
+
+def logit_tokens(
+    config: models.TransformerConfig, tokens: int, loss_chunk: int | None = None
+) -> int:
+    """How many of a device's tokens have their logits in memory at once.
+
+    Example:
+      >>> from models import PRESETS
+      >>> [logit_tokens(PRESETS[name], 65_536) for name in ("nano", "paper_wide")]
+      [65536, 8192]
+    """
+    whole = loss_chunk is None and 4 * tokens * config.vocab_size <= WHOLE_BYTES
+    return tokens if whole else min(tokens, loss_chunk or CHUNK)
+
+
+def _chunks(
+    config: models.TransformerConfig, shape: tuple[int, int], loss_chunk: int | None
+) -> int:
+    """Chunks of the sequence, at most one a position."""
+    rows, length = shape
+    tokens = -(-rows // shards("batch")) * length
+    return min(length, -(-tokens // logit_tokens(config, tokens, loss_chunk)))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from train.accumulation import check_micro_batches
 from train.allocator import keep_freed_memory
 from train.config import RunConfig
 from train.data import Batch
@@ -87,21 +88,51 @@ def build_program(config: RunConfig) -> Program:
     """
     keep_freed_memory()
     mesh = make_mesh(config.mesh)
+    check_micro_batches(config.batch_size, config.accumulate, mesh)
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
     target = abstract_state(config.model, optimizer.transformation, mesh)
+    batch = abstract_batch(config, mesh)
+    start = time.perf_counter()
+    train_step = compile_train_step(config, optimizer, mesh, target, batch)
+    seconds = time.perf_counter() - start
+    evaluation = jax.jit(make_eval_step(config.model, loss_chunk=config.loss_chunk))
+    with tracing_on(mesh):
+        eval_step = evaluation.lower(target.params, batch).compile()
+    sharding = batch.inputs_BT.sharding
+    return Program(config, mesh, optimizer, target, seconds, sharding, train_step, eval_step)
+
+
+def compile_train_step(
+    config: RunConfig, optimizer: Optimizer, mesh: Mesh, target: TrainState, batch: Batch
+) -> jax.stages.Compiled:
+    """Compiles the train step of a run for the devices of a mesh, which need not be here.
+
+    Args:
+      config: The run.
+      optimizer: The run's, built.
+      mesh: Where it would run.
+      target: The state's shapes and shardings.
+      batch: The batch's.
+    """
+    step = make_train_step(
+        config.model, optimizer, accumulate=config.accumulate, loss_chunk=config.loss_chunk
+    )
+    shardings = (jax.tree.map(lambda leaf: leaf.sharding, target), None)
+    with tracing_on(mesh):
+        return (
+            jax.jit(step, donate_argnums=0, out_shardings=shardings).lower(target, batch).compile()
+        )
+
+
+def abstract_batch(config: RunConfig, mesh: Mesh) -> Batch:
+    """Shapes, dtypes and shardings of a run's batches.
+
+    Raises:
+      ValueError: If the rows cannot be shared out evenly.
+    """
     sharding = batch_sharding(mesh, config.batch_size)
     shape = (config.batch_size, config.context)
     tokens_BT = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
     weights_BT = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-    batch = Batch(tokens_BT, tokens_BT, weights_BT)
-    start = time.perf_counter()
-    step = jax.jit(
-        make_train_step(config.model, optimizer),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, target), None),
-    )
-    with tracing_on(mesh):
-        train_step = step.lower(target, batch).compile()
-        seconds = time.perf_counter() - start
-        eval_step = jax.jit(make_eval_step(config.model)).lower(target.params, batch).compile()
-    return Program(config, mesh, optimizer, target, seconds, sharding, train_step, eval_step)
+    segment_ids_BT = tokens_BT if config.data.packing == "documents" else None
+    return Batch(tokens_BT, tokens_BT, weights_BT, segment_ids_BT)

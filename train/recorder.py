@@ -11,6 +11,7 @@ import jax
 
 import models
 from train import provenance
+from train.agreement import from_first
 from train.config import RunConfig, config_hash
 from train.data import Dataset
 from train.optimizer_configs import key
@@ -24,11 +25,15 @@ from train.records import (
     RecordWriter,
     RunRecord,
     StepRecord,
+    decode,
+    encode,
 )
 
 
 class Recorder:
     """Writes a run's lines, going on after those of the steps that a checkpoint holds.
+
+    Among several processes the first one writes; the others know the same records.
 
     Args:
       path: The records file.
@@ -39,8 +44,10 @@ class Recorder:
 
     def __init__(self, path: Path, config: RunConfig, dataset: Dataset, after_step: int) -> None:
         self._config, self._dataset = config, dataset
-        self._writer = RecordWriter(path, resume_after_step=after_step)
-        self._records: list[Record] = list(self._writer.kept)
+        first = jax.process_index() == 0
+        self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
+        kept = b"".join(map(encode, self._writer.kept)) if self._writer else b""
+        self._records: list[Record] = [decode(line) for line in from_first(kept).splitlines()]
 
     @property
     def empty(self) -> bool:
@@ -95,11 +102,13 @@ class Recorder:
 
     def sync(self) -> None:
         """Waits until all lines are on the disk."""
-        self._writer.sync()
+        if self._writer:
+            self._writer.sync()
 
     def close(self) -> None:
         """Closes the file."""
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     def _tokens(self, step: int) -> int:
         return step * self._config.tokens_per_step
@@ -109,7 +118,8 @@ class Recorder:
 
     def _write(self, record: Record) -> None:
         self._records.append(record)
-        self._writer.write(record)
+        if self._writer:
+            self._writer.write(record)
 
 
 def run_record(config: RunConfig, dataset: Dataset) -> RunRecord:

@@ -75,6 +75,31 @@ def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
+def process_share(mesh: Mesh, batch_size: int) -> dict[str, int]:
+    """Which rows of a batch this process reads, in the words of the data's readers.
+
+    Processes that share a row (through the `tensor` axis) all read it.
+
+    Returns:
+      `process_count`, in how many equal shares the rows are dealt out, and `process_index`, which
+      of them lies on this process's devices.
+
+    Raises:
+      ValueError: If the rows of this process's devices are not one such share.
+    """
+    parts = batch_sharding(mesh, batch_size).addressable_devices_indices_map((batch_size,))
+    spans = {part[0].indices(batch_size)[:2] for part in parts.values() if part is not None}
+    first, last = min(spans)[0], max(spans)[1]
+    rows = last - first
+    if sum(stop - start for start, stop in spans) != rows or first % rows or batch_size % rows:
+        raise ValueError(
+            f"the devices of process {jax.process_index()} hold rows {sorted(spans)} of a batch of "
+            f"{batch_size}, not one equal share: choose mesh sizes that divide or are a multiple "
+            f"of the {jax.local_device_count()} devices of a process."
+        )
+    return {"process_index": first // rows, "process_count": batch_size // rows}
+
+
 @contextmanager
 def tracing_on(mesh: Mesh) -> Iterator[None]:
     """What is traced inside may shard activations by `RULES`, as `models.sharding` asks to."""

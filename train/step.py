@@ -1,22 +1,19 @@
-"""The train step and the evaluation step: pure functions of pytrees.
-
-B batch, T sequence, V vocabulary.
-"""
+"""The train step and the evaluation step: pure functions of pytrees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 import models
 import optax_strat
+from train.accumulation import mean_loss_and_gradient
 from train.data import Batch
-from train.loss import cross_entropy
+from train.loss import batch_loss
 from train.optimizers import Optimizer
 from train.state import TrainState
 
@@ -24,17 +21,26 @@ Metrics = dict[str, Any]
 
 
 def make_train_step(
-    config: models.TransformerConfig, optimizer: Optimizer
+    config: models.TransformerConfig,
+    optimizer: Optimizer,
+    *,
+    accumulate: int = 1,
+    loss_chunk: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """One step of optimization: `(state, batch) -> (state, metrics)`, metrics on the device."""
+    """One step of optimization: `(state, batch) -> (state, metrics)`, metrics on the device.
 
-    def mean_loss(params: Any, batch: Batch) -> Array:
-        logits_BTV = models.apply(config, params, batch.inputs_BT)
-        total, weight = cross_entropy(logits_BTV, batch.targets_BT, batch.weights_BT)
-        return total / weight
+    Args:
+      config: The model.
+      optimizer: What turns gradients into updates.
+      accumulate: Micro-batches that the batch is computed in, see `train.accumulation`.
+      loss_chunk: As for `train.loss.batch_loss`.
+    """
+
+    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
+        return batch_loss(config, params, batch, loss_chunk)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, grads = jax.value_and_grad(mean_loss)(state.params, batch)
+        loss, grads = mean_loss_and_gradient(summed_loss, state.params, batch, accumulate)
         updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         skipped, consecutive_skips = _skips(opt_state)
@@ -54,13 +60,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    config: models.TransformerConfig,
+    config: models.TransformerConfig, *, loss_chunk: int | None = None
 ) -> Callable[[Any, Batch], tuple[Array, Array]]:
     """Sum of the losses of a batch and its weight: `(params, batch) -> (nats, tokens)`."""
 
     def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
-        logits_BTV = models.apply(config, params, batch.inputs_BT)
-        return cross_entropy(logits_BTV, batch.targets_BT, batch.weights_BT)
+        return batch_loss(config, params, batch, loss_chunk)
 
     return eval_step
 

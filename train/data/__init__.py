@@ -8,9 +8,9 @@ for batch in data.train_batches(batch_size=16, context=128, seed=0):
 from train.data.config import DataConfig
 from train.data.dataset import Dataset, open_dataset
 from train.data.errors import DataError
-from train.data.loader import Batch
 from train.data.manifest import Manifest
 from train.data.preparation import prepare
+from train.data.rows import Batch
 
 __all__ = [
     "Batch",

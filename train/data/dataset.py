@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from train.data import loader
-from train.data.config import DataConfig
+from train.data.config import DataConfig, PackingKind
 from train.data.encoding import Progress
-from train.data.loader import Batch
-from train.data.manifest import Manifest
+from train.data.errors import DataError
+from train.data.manifest import WAY_OUT, Manifest
+from train.data.packing_files import open_packing
 from train.data.preparation import prepare, prepared_folder
+from train.data.rows import Batch, PackedDocuments, Rows, Windows
+from train.data.splitting import Split
 from train.data.stream import TokenStream
-from train.data.tokenizers import Tokenizer, load_saved
+from train.data.tokenizers import Tokenizer, load_saved, saved_fingerprint
 from train.data.verify import verify
 
 
@@ -28,7 +32,7 @@ def open_dataset(config: DataConfig, *, progress: Progress | None = None) -> Dat
       DataError: As for `prepare`.
     """
     manifest = prepare(config, progress=progress)
-    return Dataset(prepared_folder(config), manifest)
+    return Dataset(prepared_folder(config), manifest, config.packing)
 
 
 class Dataset:
@@ -37,13 +41,18 @@ class Dataset:
     Args:
       folder: A prepared folder that has been checked.
       manifest: What is in it.
+      packing: What a row of a batch is, as in `DataConfig`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, packing: PackingKind = "windows") -> None:
         self.folder = folder
         self.manifest = manifest
-        self._train = TokenStream.open(folder, manifest.train.shards, manifest.dtype)
-        self._validation = TokenStream.open(folder, manifest.validation.shards, manifest.dtype)
+        self.packing = packing
+        self._train, self._validation = (
+            TokenStream.open(folder, split.shards, manifest.dtype, manifest.header_bytes)
+            for split in (manifest.train, manifest.validation)
+        )
+        self._rows = functools.cache(self._make_rows)
 
     @property
     def vocab_size(self) -> int:
@@ -57,8 +66,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokens: equal fingerprints, equal batches."""
-        return self.manifest.fingerprint
+        """A hash of the tokens and of what a row is: equal fingerprints, equal batches."""
+        if self.packing == "windows":
+            return self.manifest.fingerprint
+        return hashlib.sha256(f"{self.packing} {self.manifest.fingerprint}".encode()).hexdigest()
 
     @property
     def train_tokens(self) -> int:
@@ -80,9 +91,21 @@ class Dataset:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What made the tokens, and turns them back into text."""
+        """What made the tokens, and turns them back into text.
+
+        Raises:
+          DataError: If another one lies in the folder.
+        """
         manifest = self.manifest
-        return load_saved(manifest.tokenizer, manifest.tokenizer_fingerprint, self.folder)
+        saved = load_saved(manifest.tokenizer, manifest.tokenizer_fingerprint, self.folder)
+        if manifest.saved_tokenizer not in ("", saved_fingerprint(saved, self.folder)):
+            message = f"not the tokenizer that made the tokens of this folder; {WAY_OUT}"
+            raise DataError(message, path=self.folder)
+        return saved
+
+    def padding(self, context: int) -> float:
+        """The share of the positions of a training epoch that no document fills."""
+        return self._rows("train", context).padding
 
     def verify(self) -> None:
         """Hashes every shard.
@@ -104,9 +127,8 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Endless shuffled batches of the training split; see `train.data.loader.train_batches`."""
         return loader.train_batches(
-            self._train,
+            self._rows("train", context),
             batch_size,
-            context,
             seed=seed,
             start_step=start_step,
             process_index=process_index,
@@ -124,10 +146,18 @@ class Dataset:
     ) -> Iterator[Batch]:
         """The validation split once; see `train.data.loader.validation_batches`."""
         return loader.validation_batches(
-            self._validation,
+            self._rows("validation", context),
             batch_size,
-            context,
             max_batches=max_batches,
             process_index=process_index,
             process_count=process_count,
+        )
+
+    def _make_rows(self, split: Split, context: int) -> Rows:
+        tokens = self._train if split == "train" else self._validation
+        if self.packing == "windows":
+            return Windows(tokens, context)
+        end_of_document = self.manifest.end_of_document
+        return PackedDocuments(
+            tokens, open_packing(self.folder, split, tokens, end_of_document, context)
         )

@@ -22,6 +22,10 @@ class Source(Protocol):
         """What the documents depend on, as JSON: the same identity means the same documents."""
         ...
 
+    def parts(self) -> list[Source]:
+        """Sources, such as one a file, which one after the other have the same documents."""
+        ...
+
     def documents(self) -> Iterator[Document]:
         """Yields the documents from the first one on, each time it is called.
 

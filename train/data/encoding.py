@@ -1,9 +1,8 @@
-"""The stream from documents to shards, a few megabytes at a time."""
+"""From documents to shards: the parts of the sources side by side, then all in their order."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,106 +10,107 @@ import numpy as np
 from train.data.config import DataConfig
 from train.data.errors import DataError
 from train.data.manifest import Manifest, SplitInfo
+from train.data.parts import PartInfo, read_info, tokens_file
 from train.data.shards import ShardWriter, smallest_dtype
-from train.data.splitting import SPLITS, Routed, Split, route_documents
-from train.data.tokenizers import Tokenizer, open_tokenizer
+from train.data.splitting import Split, held_out_hashes, parts_of, route_documents
+from train.data.tokenizers import Tokenizer, open_tokenizer, saved_fingerprint
+from train.data.workers import Task, encode_parts
 
-_BATCH_BYTES = 4 << 20
+_BLOCK_BYTES = 8 << 20
 
 Progress = Callable[[int, int], None]
 
 
-def encode(config: DataConfig, folder: Path, progress: Progress | None) -> Manifest:
-    """Writes the shards of both splits, and the tokenizer, into an empty folder.
+def encode(
+    config: DataConfig, work: Path, folder: Path, workers: int, progress: Progress | None
+) -> Manifest:
+    """Writes the shards of both splits, and the tokenizer.
 
     Every split begins with one end-of-document token and has one after each document, so each token
     of a document, its end included, is predicted from something.
 
     Args:
       config: What to read.
-      folder: Where to write.
+      work: A folder for the parts; those that an earlier call finished there are not done again.
+      folder: An empty folder for the shards.
+      workers: How many parts at a time, each in a process of its own.
       progress: Called after every batch with the documents and the bytes of text done so far.
 
     Raises:
-      DataError: If something cannot be read, or a split has no document.
+      DataError: If something cannot be read, a split has no document, or the parts that were found
+        were made with another tokenizer.
     """
     tokenizer = open_tokenizer(config.tokenizer, lambda: _training_texts(config))
     tokenizer.save(folder)
+    infos = _encode(config, tokenizer, work, workers, progress)
+    train, validation = (
+        sum(info.splits[split].documents for info in infos) for split in ("train", "validation")
+    )
+    _check_split(config, train, validation)
+    return Manifest(
+        source=config.source,
+        validation_source=config.validation_source,
+        tokenizer=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        saved_tokenizer=saved_fingerprint(tokenizer, folder),
+        vocab_size=tokenizer.vocab_size,
+        end_of_document=tokenizer.end_of_document,
+        dtype=smallest_dtype(tokenizer.vocab_size).name,
+        left_out=sum(info.left_out for info in infos),
+        train=_join("train", config, tokenizer, infos, work, folder),
+        validation=_join("validation", config, tokenizer, infos, work, folder),
+    )
+
+
+def _encode(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    work: Path,
+    workers: int,
+    progress: Progress | None,
+) -> list[PartInfo]:
+    parts = parts_of(config)
+    tokenizer.save(work)
+    found = [read_info(work, index, tokenizer) for index in range(len(parts))]
+    documents = sum(info.documents for info in found if info)
+    text_bytes = sum(info.text_bytes for info in found if info)
+
+    def told(more_documents: int, more_bytes: int) -> None:
+        nonlocal documents, text_bytes
+        documents += more_documents
+        text_bytes += more_bytes
+        if progress is not None:
+            progress(documents, text_bytes)
+
+    held_out = held_out_hashes(config)
+    task = Task(config, held_out, tokenizer.name, tokenizer.fingerprint, work)
+    missing = {index: parts[index] for index, info in enumerate(found) if info is None}
+    made = encode_parts(task, missing, tokenizer, workers, told)
+    return [info or made[index] for index, info in enumerate(found)]
+
+
+def _join(
+    split: Split,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    infos: list[PartInfo],
+    work: Path,
+    folder: Path,
+) -> SplitInfo:
     dtype = smallest_dtype(tokenizer.vocab_size)
-    left_out = documents = text_bytes = 0
-    with contextlib.ExitStack() as files:
-        train, validation = (
-            _SplitWriter(
-                split,
-                tokenizer,
-                files.enter_context(ShardWriter(folder, split, dtype, config.shard_tokens)),
-            )
-            for split in SPLITS
-        )
-        for batch in _batches(route_documents(config)):
-            train.write(batch)
-            validation.write(batch)
-            left_out += sum(routed.split is None for routed in batch)
-            documents += len(batch)
-            text_bytes += sum(len(routed.utf8) for routed in batch)
-            if progress is not None:
-                progress(documents, text_bytes)
-        _check_split(config, train.documents, validation.documents)
-        return Manifest(
-            source=config.source,
-            validation_source=config.validation_source,
-            tokenizer=tokenizer.name,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            end_of_document=tokenizer.end_of_document,
-            dtype=dtype.name,
-            left_out=left_out,
-            train=train.finish(),
-            validation=validation.finish(),
-        )
-
-
-class _SplitWriter:
-    """Encodes and writes the documents of one split, and counts them."""
-
-    def __init__(self, split: Split, tokenizer: Tokenizer, shards: ShardWriter) -> None:
-        self._split = split
-        self._tokenizer = tokenizer
-        self._shards = shards
-        self._end = np.array([tokenizer.end_of_document])
-        self._shards.write(self._end)
-        self.documents = 0
-        self.text_bytes = 0
-
-    def write(self, batch: list[Routed]) -> None:
-        """Appends those documents of a batch that belong here."""
-        own = [routed for routed in batch if routed.split == self._split]
-        for tokens in self._tokenizer.encode_batch([routed.document.text for routed in own]):
-            self._shards.write(tokens)
-            self._shards.write(self._end)
-        self.documents += len(own)
-        self.text_bytes += sum(len(routed.utf8) for routed in own)
-
-    def finish(self) -> SplitInfo:
-        """What was written, safe on the disk."""
-        return SplitInfo(self.documents, self.text_bytes, self._shards.finish())
+    with ShardWriter(folder, split, dtype, config.shard_tokens) as shards:
+        shards.write(np.array([tokenizer.end_of_document]))
+        for index in range(len(infos)):
+            with tokens_file(work, index, split).open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    shards.write(np.frombuffer(block, dtype))
+        counts = [info.splits[split] for info in infos]
+        documents = sum(count.documents for count in counts)
+        return SplitInfo(documents, sum(count.text_bytes for count in counts), shards.finish())
 
 
 def _training_texts(config: DataConfig) -> Iterator[str]:
     return (routed.document.text for routed in route_documents(config) if routed.split == "train")
-
-
-def _batches(documents: Iterable[Routed]) -> Iterator[list[Routed]]:
-    batch: list[Routed] = []
-    size = 0
-    for routed in documents:
-        batch.append(routed)
-        size += len(routed.utf8)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _check_split(config: DataConfig, train: int, validation: int) -> None:

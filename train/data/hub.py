@@ -14,7 +14,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 from train.data.parquet import read_parquet
 
@@ -46,10 +46,14 @@ class HubFiles:
         """The words of the source; the hub is not asked."""
         return ["hf", self.repository, self.revision, self.pattern, self.column]
 
+    def parts(self) -> list[Source]:
+        """A source for each file, in the order of their names."""
+        return [_HubFile(self, name) for name in self._file_names()]
+
     def documents(self) -> Iterator[Document]:
-        """Yields one document a row, file after file in the order of their names."""
-        for name in self._file_names():
-            yield from read_parquet(self._fetch(name), self.column)
+        """Yields one document a row, file after file."""
+        for part in self.parts():
+            yield from part.documents()
 
     def _file_names(self) -> list[str]:
         try:
@@ -76,7 +80,8 @@ class HubFiles:
             )
         return names
 
-    def _fetch(self, name: str) -> Path:
+    def fetch(self, name: str) -> Path:
+        """Where a file is, which is fetched if it is not here."""
         try:
             return Path(
                 huggingface_hub.hf_hub_download(
@@ -93,3 +98,23 @@ class HubFiles:
             f"hf:{self.repository}@{self.revision} cannot be read ({reason}); check the name, the "
             "revision, the network and, for a gated data set, `hf auth login`."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _HubFile:
+    """One file, fetched when it is read."""
+
+    files: HubFiles
+    name: str
+
+    def identity(self) -> list[object]:
+        """The words of the source, and the name."""
+        return [*self.files.identity(), self.name]
+
+    def parts(self) -> list[Source]:
+        """One."""
+        return [self]
+
+    def documents(self) -> Iterator[Document]:
+        """Yields one document a row."""
+        yield from read_parquet(self.files.fetch(self.name), self.files.column)

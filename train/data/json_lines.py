@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 from train.data.files import find_files, identity_of_files, open_file
 
@@ -22,6 +22,11 @@ class JsonLines:
     def identity(self) -> list[object]:
         """The files, without reading them, and the field."""
         return ["jsonl", self.field, *identity_of_files(find_files(self.path, ".jsonl"))]
+
+    def parts(self) -> list[Source]:
+        """A source for each file."""
+        files = find_files(self.path, ".jsonl")
+        return [dataclasses.replace(self, path=str(file)) for file in files]
 
     def documents(self) -> Iterator[Document]:
         """Yields one document a line."""

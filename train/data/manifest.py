@@ -22,10 +22,11 @@ def shard_name(split: str, index: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of tokens, nothing but little-endian numbers."""
+    """One file of tokens: little-endian numbers, and before them a header if there is one."""
 
     tokens: int
     sha256: str
+    """Of the tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +64,18 @@ class Manifest:
     """Documents that were empty, or of `source` and in `validation_source` too."""
     train: SplitInfo
     validation: SplitInfo
+    saved_tokenizer: str = ""
+    """SHA-256 of the tokenizer that lies in the folder; empty if none does."""
+    header_bytes: int = 0
+    """Where in every shard the tokens begin: 0, but for token files that were made elsewhere."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         """Refuses what `prepare` would not have written, above all names outside the folder."""
         if self.schema != SCHEMA:
             raise ValueError(f"schema {self.schema}, where this version reads {SCHEMA}")
+        if self.header_bytes < 0:
+            raise ValueError(f"header_bytes {self.header_bytes}")
         if self.dtype not in ("uint8", "uint16", "uint32"):
             raise ValueError(f"dtype {self.dtype!r}")
         for name, split in (("train", self.train), ("validation", self.validation)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 from train.data.files import find_files, identity_of_files
 
@@ -26,6 +26,11 @@ class ParquetFiles:
     def identity(self) -> list[object]:
         """The files, without reading them, and the column."""
         return ["parquet", self.column, *identity_of_files(find_files(self.path, ".parquet"))]
+
+    def parts(self) -> list[Source]:
+        """A source for each file."""
+        files = find_files(self.path, ".parquet")
+        return [dataclasses.replace(self, path=str(file)) for file in files]
 
     def documents(self) -> Iterator[Document]:
         """Yields one document a row."""

@@ -1,9 +1,10 @@
 """Tokenizes once: documents in, memory-mapped shards and a manifest out, whole or not at all.
 
-Everything is written into a temporary folder beside the final one and takes its name in one step at
-the very end, so a folder with a final name is complete, whatever happened on the way. A lock keeps
-two processes from doing the same work twice; where a file system has no locks both do it, and the
-second finds the name taken and uses what the first made.
+Everything is written into a working folder beside the final one and takes its name in one step at
+the very end, so a folder with a final name is complete, whatever happened on the way. What was
+finished in the working folder before a crash, file by file, is not done again. A lock keeps two
+processes from doing the same work twice; where a file system has no locks both do it, each in a
+folder of its own, and the second finds the name taken and uses what the first made.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from train.data import token_files
 from train.data.config import DataConfig
 from train.data.encoding import Progress, encode
 from train.data.errors import DataError
 from train.data.manifest import MANIFEST_FILE, SCHEMA, Manifest
+from train.data.parts import FINISHED, UnfinishedError
 from train.data.sources import open_source
 from train.data.tokenizers import tokenizer_identity
 from train.data.verify import remember, verify
+from train.data.workers import cores
 
 
 def prepared_folder(config: DataConfig) -> Path:
@@ -36,27 +40,24 @@ def prepared_folder(config: DataConfig) -> Path:
     Raises:
       DataError: If the source or the tokenizer is unknown or its files are missing.
     """
-    held_out: object = config.validation_fraction
-    if config.validation_source is not None:
-        held_out = open_source(config.validation_source, config.text_column).identity()
-    parts = [
-        SCHEMA,
-        open_source(config.source, config.text_column).identity(),
-        held_out,
-        tokenizer_identity(config.tokenizer),
-        config.max_documents,
-        config.shard_tokens,
-    ]
+    if token_files.is_named(config.source):
+        parts = [SCHEMA, *token_files.identity(config)]
+    else:
+        parts = [SCHEMA, *_identity_of_text(config)]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     kinds = [spec.partition(":")[0] for spec in (config.source, config.tokenizer)]
     return Path(config.cache_dir) / "-".join([*kinds, key])
 
 
-def prepare(config: DataConfig, *, progress: Progress | None = None) -> Manifest:
+def prepare(
+    config: DataConfig, *, workers: int | None = None, progress: Progress | None = None
+) -> Manifest:
     """Makes the shards of a config if they are not there, and checks them if they are.
 
     Args:
       config: What to tokenize, and the folder to keep it under.
+      workers: How many files are read at a time, each by a process; all cores if None. The shards
+        do not depend on it.
       progress: Called now and then with the documents and the bytes of text done so far.
 
     Returns:
@@ -64,15 +65,19 @@ def prepare(config: DataConfig, *, progress: Progress | None = None) -> Manifest
 
     Raises:
       DataError: If a source, the tokenizer or the prepared folder is not as it should be, there is
-        no room, or one of the two splits would be empty. Nothing is left behind then.
+        no room, or one of the two splits would be empty.
+      ValueError: If `workers` is less than 1.
     """
+    workers = cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers = {workers} must be at least 1.")
     folder = prepared_folder(config)
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(folder.parent / f".{folder.name}.lock") as alone:
                 if not folder.exists():
-                    _make(config, folder, progress, tidy=alone)
+                    _make(config, folder, workers, progress, alone=alone)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error}); make room there or choose another cache_dir.",
@@ -83,31 +88,54 @@ def prepare(config: DataConfig, *, progress: Progress | None = None) -> Manifest
     return manifest
 
 
-def _make(config: DataConfig, folder: Path, progress: Progress | None, *, tidy: bool) -> None:
-    if tidy:  # Nobody else is at work here: these were left by a process that was killed.
-        for leftover in folder.parent.glob(f".{folder.name}.tmp-*"):
-            shutil.rmtree(leftover)
-    temporary = folder.parent / f".{folder.name}.tmp-{uuid.uuid4().hex}"
-    temporary.mkdir()
+def _make(
+    config: DataConfig, folder: Path, workers: int, progress: Progress | None, *, alone: bool
+) -> None:
+    # Somebody else may be at work in a folder of the plain name if there are no locks.
+    work = folder.parent / f".{folder.name}.work{'' if alone else '-' + uuid.uuid4().hex}"
+    whole = work / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir(parents=True)
+    keep = False
     try:
-        manifest = encode(config, temporary, progress)
+        if token_files.is_named(config.source):
+            manifest = token_files.link(config, whole, progress)
+        else:
+            manifest = encode(config, work, whole, workers, progress)
         if prepared_folder(config) != folder:
             raise DataError(f"a file of {config.source!r} changed while it was read; start again.")
-        remember(temporary, manifest)
-        with (temporary / MANIFEST_FILE).open("w", encoding="utf-8") as file:
+        remember(whole, manifest)
+        with (whole / MANIFEST_FILE).open("w", encoding="utf-8") as file:
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(temporary)
+        _sync_folder(whole)
         try:
-            temporary.rename(folder)
+            whole.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
             # Another process was first, and its work is as good as ours.
         _sync_folder(folder.parent)
+    except BaseException as error:
+        mendable = isinstance(error, DataError) and not isinstance(error, UnfinishedError)
+        keep = alone and not mendable and any(work.glob(f"*{FINISHED}"))
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(whole if keep else work, ignore_errors=True)
+
+
+def _identity_of_text(config: DataConfig) -> list[object]:
+    held_out: object = config.validation_fraction
+    if config.validation_source is not None:
+        held_out = open_source(config.validation_source, config.text_column).identity()
+    return [
+        open_source(config.source, config.text_column).identity(),
+        held_out,
+        tokenizer_identity(config.tokenizer),
+        config.max_documents,
+        config.shard_tokens,
+    ]
 
 
 @contextlib.contextmanager

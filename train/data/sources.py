@@ -17,6 +17,7 @@ SOURCE_FORMS = (
     "jsonl:PATH",
     "parquet:PATH",
     "hf:OWNER/NAME[@REVISION][:PATTERN]",
+    "bin:PATH",
 )
 
 
@@ -28,7 +29,7 @@ def open_source(spec: str, text_column: str = "text") -> Source:
       text_column: The field or column that holds the text, where there are several.
 
     Raises:
-      DataError: If it is none of them.
+      DataError: If it is none of them, or `bin:PATH`, which holds no text.
     """
     kind, _, argument = spec.partition(":")
     match kind:
@@ -49,4 +50,9 @@ def open_source(spec: str, text_column: str = "text") -> Source:
             from train.data.hub import HubFiles
 
             return HubFiles.from_spec(argument, text_column)
+        case "bin" if argument:
+            raise DataError(
+                f"{spec!r} holds tokens, which do not mix with text; give source and "
+                "validation_source of one kind."
+            )
     raise DataError(f"unknown source {spec!r}; write one of {', '.join(SOURCE_FORMS)}.")

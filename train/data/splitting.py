@@ -6,13 +6,14 @@ is ever shared; the answer does not depend on the order, the number or the names
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Literal, NamedTuple
 
 from train.data.config import DataConfig
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 from train.data.sources import open_source
 
@@ -30,37 +31,95 @@ class Routed(NamedTuple):
     utf8: bytes
 
 
-def route_documents(config: DataConfig) -> Iterator[Routed]:
-    """Yields every document of the sources with the split that it belongs to.
+class Part(NamedTuple):
+    """What one process reads at a time, such as a file."""
 
-    With a `validation_source` its documents come first, and a document of `source` that is one of
-    them is left out. Otherwise a document validates if its hash, taken as a fraction, lies below
-    `validation_fraction`. Documents of white space alone are left out.
+    source: Source
+    validates: bool
+    """Whether it is a part of the validation source."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """The first documents of a source; where they end is known only by reading them in order."""
+
+    source: Source
+    count: int
+
+    def identity(self) -> list[object]:
+        """That of the source, and the count."""
+        return [self.count, *self.source.identity()]
+
+    def parts(self) -> list[Source]:
+        """One."""
+        return [self]
+
+    def documents(self) -> Iterator[Document]:
+        """Yields so many documents."""
+        return itertools.islice(self.source.documents(), self.count)
+
+
+def parts_of(config: DataConfig) -> list[Part]:
+    """The parts of the validation source, if there is one, and of the source, in their order.
 
     Raises:
-      DataError: If a source cannot be read, or a text is not Unicode (a lone surrogate).
+      DataError: If a source is unknown or its files are missing.
     """
-    documents = open_source(config.source, config.text_column).documents()
-    wanted = itertools.islice(documents, config.max_documents)
+    source = open_source(config.source, config.text_column)
+    if config.max_documents is not None:
+        source = _First(source, config.max_documents)
+    parts = [Part(part, validates=False) for part in source.parts()]
     if config.validation_source is None:
-        threshold = int(config.validation_fraction * 2**64)
-        for document in wanted:
-            utf8 = _utf8(document)
-            held_out = int.from_bytes(_hash(utf8)[:8], "big") < threshold
-            yield _routed("validation" if held_out else "train", document, utf8)
-        return
-    held_out_hashes = set()
-    for document in open_source(config.validation_source, config.text_column).documents():
-        utf8 = _utf8(document)
-        held_out_hashes.add(_hash(utf8))
-        yield _routed("validation", document, utf8)
-    for document in wanted:
-        utf8 = _utf8(document)
-        yield _routed(None if _hash(utf8) in held_out_hashes else "train", document, utf8)
+        return parts
+    held_out = open_source(config.validation_source, config.text_column)
+    return [Part(part, validates=True) for part in held_out.parts()] + parts
 
 
-def _routed(split: Split | None, document: Document, utf8: bytes) -> Routed:
-    return Routed(split if utf8.strip() else None, document, utf8)
+def held_out_hashes(config: DataConfig) -> frozenset[bytes]:
+    """Hashes of the documents of the validation source, which is read for that.
+
+    Raises:
+      DataError: If it cannot be read.
+    """
+    if config.validation_source is None:
+        return frozenset()
+    held_out = open_source(config.validation_source, config.text_column)
+    return frozenset(_hash(_utf8(document)) for document in held_out.documents())
+
+
+def route(config: DataConfig, part: Part, held_out: Set[bytes]) -> Iterator[Routed]:
+    """Yields every document of a part with the split that it belongs to.
+
+    With a `validation_source` a document of `source` that is one of its own is left out. Otherwise
+    a document validates if its hash, taken as a fraction, lies below `validation_fraction`.
+    Documents of white space alone are left out.
+
+    Args:
+      config: How to split.
+      part: One of `parts_of`.
+      held_out: What `held_out_hashes` gives.
+
+    Raises:
+      DataError: If it cannot be read, or a text is not Unicode (a lone surrogate).
+    """
+    threshold = int(config.validation_fraction * 2**64)
+    for document in part.source.documents():
+        utf8 = _utf8(document)
+        if part.validates:
+            split: Split | None = "validation"
+        elif config.validation_source is not None:
+            split = None if _hash(utf8) in held_out else "train"
+        else:
+            held = int.from_bytes(_hash(utf8)[:8], "big") < threshold
+            split = "validation" if held else "train"
+        yield Routed(split if utf8.strip() else None, document, utf8)
+
+
+def route_documents(config: DataConfig) -> Iterator[Routed]:
+    """Yields every document of all parts with the split that it belongs to, as `route` does."""
+    held_out = held_out_hashes(config)
+    for part in parts_of(config):
+        yield from route(config, part, held_out)
 
 
 def _hash(utf8: bytes) -> bytes:

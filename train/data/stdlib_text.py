@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 
 # No prose in English for a reader of Python: the test suite, grammar tables, demos, data.
@@ -40,6 +40,10 @@ class StandardLibrary:
     def identity(self) -> list[object]:
         """The text is the same wherever the same Python is installed."""
         return ["stdlib", platform.python_implementation(), platform.python_version()]
+
+    def parts(self) -> list[Source]:
+        """One."""
+        return [self]
 
     def documents(self) -> Iterator[Document]:
         """Yields the documents whose paragraphs have not all occurred before."""

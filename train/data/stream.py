@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,18 +16,23 @@ class TokenStream:
     def __init__(self, shards: Sequence[np.ndarray]) -> None:
         """Takes arrays, memory-mapped or not."""
         self._shards = shards
-        self._ends = np.cumsum([len(shard) for shard in shards])
+        # A list: bisecting it for one position is ten times as fast as NumPy's search.
+        self._starts = [0, *itertools.accumulate(map(len, shards))]
 
     @classmethod
-    def open(cls, folder: Path, names: Iterable[str], dtype: str) -> TokenStream:
+    def open(
+        cls, folder: Path, names: Iterable[str], dtype: str, header_bytes: int = 0
+    ) -> TokenStream:
         """Maps the files, which must have been checked."""
         kind = np.dtype(dtype).newbyteorder("<")
         # As plain arrays: slicing the subclass np.memmap costs more than copying a short window.
-        return cls([np.asarray(np.memmap(folder / name, kind, "r")) for name in names])
+        return cls(
+            [np.asarray(np.memmap(folder / name, kind, "r", header_bytes)) for name in names]
+        )
 
     def __len__(self) -> int:
         """The number of tokens."""
-        return int(self._ends[-1])
+        return self._starts[-1]
 
     def windows(self, starts: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """Copies `length` tokens from each start on.
@@ -38,16 +45,27 @@ class TokenStream:
           int32 [B, length].
         """
         copied = np.empty((len(starts), length), np.int32)
-        firsts = np.searchsorted(self._ends, starts, side="right")
-        for row, start, index in zip(copied, starts, firsts, strict=True):
-            shard = self._shards[index]
-            offset = start - (self._ends[index] - len(shard))
-            head = shard[offset : offset + length]
-            row[: len(head)] = head
-            filled = len(head)
-            while filled < length:  # The window goes on in the next file.
-                index += 1
-                more = self._shards[index][: length - filled]
-                row[filled : filled + len(more)] = more
-                filled += len(more)
+        for row, start in zip(copied, starts, strict=True):
+            self.copy(start, row)
         return copied
+
+    def copy(self, start: int, into: np.ndarray) -> None:
+        """Fills an array with the tokens from `start` on, of which there must be enough."""
+        index = bisect.bisect_right(self._starts, start) - 1
+        offset = start - self._starts[index]
+        head = self._shards[index][offset : offset + len(into)]
+        into[: len(head)] = head
+        filled = len(head)
+        while filled < len(into):  # It goes on in the next file.
+            index += 1
+            more = self._shards[index][: len(into) - filled]
+            into[filled : filled + len(more)] = more
+            filled += len(more)
+
+    def positions(self, token: int) -> np.ndarray:
+        """Where a token stands: int64, ascending."""
+        found = [
+            np.flatnonzero(shard == token) + start
+            for shard, start in zip(self._shards, self._starts, strict=False)
+        ]
+        return np.concatenate(found)

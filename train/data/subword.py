@@ -71,6 +71,25 @@ class SubwordTokenizer:
         """The text again, with the ends of documents."""
         return self._encoding.decode(np.asarray(tokens).tolist(), skip_special_tokens=False)
 
+    def bytes_of_tokens(self) -> np.ndarray:
+        """How many bytes of text each token stands for: int64 [vocab_size].
+
+        Raises:
+          DataError: If the tokens are not made of bytes, as GPT-2's are.
+        """
+        if not isinstance(self._encoding.decoder, decoders.ByteLevel):
+            raise DataError(
+                f"the tokens of {self.name!r} are not made of bytes, so the length of their text "
+                "is not known; name a byte-level tokenizer, such as GPT-2's."
+            )
+        sizes = np.zeros(self.vocab_size, np.int64)
+        for token, number in self._encoding.get_vocab(with_added_tokens=False).items():
+            sizes[number] = len(token)  # Each byte is written as one character.
+        for number, added in self._encoding.get_added_tokens_decoder().items():
+            sizes[number] = len(added.content.encode())
+        sizes[self.end_of_document] = 0
+        return sizes
+
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json."""
         self._encoding.save(str(folder / _SAVED_AS))

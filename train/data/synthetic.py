@@ -11,7 +11,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 
 _DOCUMENTS = 512
@@ -36,6 +36,10 @@ class Synthetic:
     def identity(self) -> list[object]:
         """The seed says it all."""
         return ["synthetic", self.seed]
+
+    def parts(self) -> list[Source]:
+        """One."""
+        return [self]
 
     def documents(self) -> Iterator[Document]:
         """Yields sentences of a random first-order language."""

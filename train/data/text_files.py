@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.data.documents import Document
+from train.data.documents import Document, Source
 from train.data.errors import DataError
 from train.data.files import find_files, identity_of_files, open_file
 
@@ -28,19 +28,31 @@ class TextFiles:
     """`text:PATH`; of a folder the `.txt` files."""
 
     path: str
+    length: int | None = None
+    """Characters after which a document may end; None for what suits all files together."""
 
     def identity(self) -> list[object]:
         """The files, without reading them."""
         return ["text", *identity_of_files(find_files(self.path, ".txt"))]
 
+    def parts(self) -> list[Source]:
+        """A source for each file."""
+        files = find_files(self.path, ".txt")
+        return [TextFiles(str(file), self._document_length(files)) for file in files]
+
     def documents(self) -> Iterator[Document]:
         """Yields the pieces of each file in turn."""
         files = find_files(self.path, ".txt")
-        total = sum(file.stat().st_size for file in files)
-        length = min(max(total // 256, 1 << 10), 16 << 10)
+        length = self._document_length(files)
         for file in files:
             for index, text in enumerate(_cut(_decoded_blocks(file), length)):
                 yield Document(f"{file}, part {index}", text)
+
+    def _document_length(self, files: list[Path]) -> int:
+        if self.length is not None:
+            return self.length
+        total = sum(file.stat().st_size for file in files)
+        return min(max(total // 256, 1 << 10), 16 << 10)
 
 
 def _decoded_blocks(file: Path) -> Iterator[str]:

@@ -96,6 +96,13 @@ def load_saved(name: str, fingerprint: str, folder: Path) -> Tokenizer:
     return subword.load(name, folder, fingerprint)
 
 
+def saved_fingerprint(tokenizer: Tokenizer, folder: Path) -> str:
+    """The SHA-256 of what `tokenizer.save` has left in a folder; empty if that is nothing."""
+    if tokenizer.name == ByteTokenizer.name:
+        return ""
+    return subword.fingerprint(subword.find_files(folder))
+
+
 def _parse(spec: str) -> tuple[str, str]:
     kind, _, argument = spec.partition(":")
     if spec == "bytes" or (kind in ("gpt2", "tokenizer") and argument):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def verify(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
       DataError: If a file is missing, or of another size, or of another content.
     """
     for name, shard in manifest.shards.items():
-        _check_size(folder / name, shard, manifest.dtype)
+        _check_size(folder / name, shard, manifest)
     stamps = _stamps(folder, manifest)
     known = {} if full else _remembered(folder)
     doubtful = [name for name in manifest.shards if known.get(name) != stamps[name]]
@@ -66,11 +67,44 @@ def _remembered(folder: Path) -> dict[str, list[int]]:
     return memory if isinstance(memory, dict) else {}
 
 
-def _check_size(path: Path, shard: Shard, dtype: str) -> None:
+def token_blocks(
+    path: Path, dtype: str, vocab_size: int, *, header_bytes: int = 0, way_out: str
+) -> Iterator[np.ndarray]:
+    """Yields the tokens of a file, some megabytes at a time.
+
+    Args:
+      path: The file.
+      dtype: Of its tokens.
+      vocab_size: Every token is smaller than this.
+      header_bytes: Where they begin.
+      way_out: What to do about a token that is not.
+
+    Raises:
+      DataError: If there is one.
+    """
+    kind = np.dtype(dtype).newbyteorder("<")
+    position = 0
+    with path.open("rb") as file:
+        file.seek(header_bytes)
+        while block := file.read(_BLOCK_BYTES):
+            tokens = np.frombuffer(block, kind)
+            first = int(np.argmax(tokens >= vocab_size))
+            if tokens[first] >= vocab_size:
+                raise DataError(
+                    f"{tokens[first]} is not in the vocabulary of {vocab_size} tokens; {way_out}",
+                    path=path,
+                    offset=position + first,
+                    unit="token",
+                )
+            yield tokens
+            position += len(tokens)
+
+
+def _check_size(path: Path, shard: Shard, manifest: Manifest) -> None:
     if not path.is_file():
         raise DataError(f"missing; {WAY_OUT}", path=path)
     size = path.stat().st_size
-    wanted = shard.tokens * np.dtype(dtype).itemsize
+    wanted = manifest.header_bytes + shard.tokens * np.dtype(manifest.dtype).itemsize
     if size != wanted:
         raise DataError(
             f"the file has {size} bytes and the manifest says {wanted}; {WAY_OUT}",
@@ -80,23 +114,15 @@ def _check_size(path: Path, shard: Shard, dtype: str) -> None:
 
 
 def _check_content(path: Path, shard: Shard, manifest: Manifest) -> None:
-    kind = np.dtype(manifest.dtype).newbyteorder("<")
     found = hashlib.sha256()
-    position = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            found.update(block)
-            tokens = np.frombuffer(block, kind)
-            first = int(np.argmax(tokens >= manifest.vocab_size))
-            if tokens[first] >= manifest.vocab_size:
-                raise DataError(
-                    f"{tokens[first]} is not in the vocabulary of {manifest.vocab_size} tokens; "
-                    f"{WAY_OUT}",
-                    path=path,
-                    offset=position + first,
-                    unit="token",
-                )
-            position += len(tokens)
+    for tokens in token_blocks(
+        path,
+        manifest.dtype,
+        manifest.vocab_size,
+        header_bytes=manifest.header_bytes,
+        way_out=WAY_OUT,
+    ):
+        found.update(tokens.data)
     if found.hexdigest() != shard.sha256:
         raise DataError(
             f"the content has changed (SHA-256 {found.hexdigest()[:16]}..., in the manifest "

@@ -1,0 +1,58 @@
+"""A packing kept beside the tokens, so that it is computed once and shared by all processes."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from train.data.errors import DataError
+from train.data.packing import Packing, pack
+from train.data.stream import TokenStream
+
+_ARRAYS = ("starts", "lengths", "ends")
+
+
+def open_packing(
+    folder: Path, split: str, tokens: TokenStream, end_of_document: int, context: int
+) -> Packing:
+    """Maps the packing of a split, which is computed and left there where it is missing.
+
+    Args:
+      folder: The prepared folder. One that cannot be written is no harm.
+      split: Which one, for the name.
+      tokens: The split.
+      end_of_document: As for `pack`.
+      context: As for `pack`.
+
+    Raises:
+      DataError: If what is there is damaged.
+      ValueError: As for `pack`.
+    """
+    place = folder / f"packing-{split}-{context}"
+    if not place.exists():
+        packing = pack(tokens, end_of_document, context)
+        _keep(packing, place)
+        return packing
+    try:
+        starts, lengths, ends = (np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        packing = Packing(context, *map(np.asarray, (starts, lengths, ends)))
+        whole = len(starts) == len(lengths) == ends[-1] and lengths.sum() == len(tokens) - 1
+    except (OSError, EOFError, ValueError, IndexError):
+        whole = False
+    if not whole:
+        raise DataError("damaged; delete this folder, it is made again.", path=place)
+    return packing
+
+
+def _keep(packing: Packing, place: Path) -> None:
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir()
+        for name in _ARRAYS:
+            np.save(temporary / f"{name}.npy", getattr(packing, name))
+        temporary.rename(place)
+    except OSError:  # A read-only folder, or another process was first.
+        shutil.rmtree(temporary, ignore_errors=True)
