@@ -11,10 +11,10 @@ from jax.experimental import topologies
 
 from models.attention import resolve_kind
 from train.config import RunConfig
-from train.optimizers import build_optimizer
-from train.program import abstract_batch, compile_train_step
+from train.program import compile_ahead
 from train.sharding import make_mesh
-from train.state import abstract_state
+
+INSTALL = "(`JAX=cuda12 make test` installs it): leave the target out for an estimate."
 
 
 def temporary_bytes(config: RunConfig, target: Path, devices: int) -> int:
@@ -28,13 +28,11 @@ def temporary_bytes(config: RunConfig, target: Path, devices: int) -> int:
     Raises:
       ValueError: If JAX's CUDA plugin, which has the compiler, or cuDNN is not installed.
     """
-    mesh = make_mesh(config.mesh, _described(target, devices))
+    mesh = make_mesh(config.mesh, described_devices(target, devices, INSTALL))
     kind = resolve_kind(config.model, "gpu")  # 'auto' would look at the platform here.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kind))
-    optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
-    state = abstract_state(config.model, optimizer.transformation, mesh)
     try:
-        compiled = compile_train_step(config, optimizer, mesh, state, abstract_batch(config, mesh))
+        compiled = compile_ahead(config, mesh)
     except RuntimeError as error:
         raise ValueError(
             f"the step could not be compiled for {target} ({error}): cuDNN is needed as well as "
@@ -43,7 +41,17 @@ def temporary_bytes(config: RunConfig, target: Path, devices: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
 
 
-def _described(target: Path, count: int) -> list[jax.Device]:
+def described_devices(target: Path, count: int, cure: str) -> list[jax.Device]:
+    """GPUs of one node, to be named in shardings and compiled for.
+
+    Args:
+      target: XLA's description of one.
+      count: How many.
+      cure: Where JAX's CUDA plugin comes from, which has the compiler.
+
+    Raises:
+      ValueError: If the plugin is not installed.
+    """
     # The plugin would look for a driver, which compiling does not need.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     try:
@@ -55,7 +63,6 @@ def _described(target: Path, count: int) -> list[jax.Device]:
         )
     except (NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"{target} can only be compiled for with JAX's CUDA plugin (`JAX=cuda12 make test` "
-            "installs it): leave the target out for an estimate."
+            f"{target} can only be compiled for with JAX's CUDA plugin {cure}"
         ) from error
     return list(node.devices)

@@ -93,7 +93,7 @@ def build_program(config: RunConfig) -> Program:
     target = abstract_state(config.model, optimizer.transformation, mesh)
     batch = abstract_batch(config, mesh)
     start = time.perf_counter()
-    train_step = compile_train_step(config, optimizer, mesh, target, batch)
+    train_step = _compile_train_step(config, optimizer, mesh, target, batch)
     seconds = time.perf_counter() - start
     evaluation = jax.jit(make_eval_step(config.model, loss_chunk=config.loss_chunk))
     with tracing_on(mesh):
@@ -102,18 +102,16 @@ def build_program(config: RunConfig) -> Program:
     return Program(config, mesh, optimizer, target, seconds, sharding, train_step, eval_step)
 
 
-def compile_train_step(
+def compile_ahead(config: RunConfig, mesh: Mesh) -> jax.stages.Compiled:
+    """Compiles a run's train step for a mesh whose devices need not be here."""
+    optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
+    target = abstract_state(config.model, optimizer.transformation, mesh)
+    return _compile_train_step(config, optimizer, mesh, target, abstract_batch(config, mesh))
+
+
+def _compile_train_step(
     config: RunConfig, optimizer: Optimizer, mesh: Mesh, target: TrainState, batch: Batch
 ) -> jax.stages.Compiled:
-    """Compiles the train step of a run for the devices of a mesh, which need not be here.
-
-    Args:
-      config: The run.
-      optimizer: The run's, built.
-      mesh: Where it would run.
-      target: The state's shapes and shardings.
-      batch: The batch's.
-    """
     step = make_train_step(
         config.model, optimizer, accumulate=config.accumulate, loss_chunk=config.loss_chunk
     )
