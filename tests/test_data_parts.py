@@ -81,11 +81,11 @@ def test_the_shards_do_not_depend_on_the_number_of_processes(config, tmp_path):
     in_turn = prepare(config, workers=1)
     told = []
     elsewhere = dataclasses.replace(config, cache_dir=config.cache_dir + "2")
-    side_by_side = prepare(elsewhere, workers=2, progress=lambda *done: told.append(done))
+    side_by_side = prepare(elsewhere, workers=2, progress=told.append)
     assert in_turn == side_by_side
     assert in_turn.fingerprint == one.fingerprint
     assert told == sorted(told)
-    assert told[-1] == (60, sum(len(text.encode()) for text in TEXTS))
+    assert told[-1] == (60, sum(len(text.encode()) for text in TEXTS), 6, 6)
 
 
 def test_documents_of_a_validation_source_are_left_out_of_every_part(config, tmp_path):
@@ -110,7 +110,7 @@ def stopped_after(files, config, how):
     """Prepares the config in another process until it has told of so many files."""
     program = (
         "import os, signal\nfrom train.data import *\n"
-        f"def stop(documents, size):\n    if documents > {10 * files}: {how}\n"
+        f"def stop(done):\n    if done.documents > {10 * files}: {how}\n"
         f"prepare({config!r}, workers=1, progress=stop)"
     )
     return subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
@@ -122,9 +122,9 @@ def test_what_was_finished_before_a_stop_is_not_done_again(config, tmp_path, mon
     assert leftovers(config) == [f".{prepared_folder(config).name}.work"]
     again = encoded_parts(monkeypatch)
     told = []
-    manifest = prepare(config, workers=1, progress=lambda *done: told.append(done))
+    manifest = prepare(config, workers=1, progress=told.append)
     assert again == [2, 3, 4, 5]
-    assert told[0][0] == 30
+    assert (told[0].documents, told[0].parts, told[0].of_parts) == (30, 2, 6)
     assert manifest.fingerprint == prepare(in_one_file(config, tmp_path)).fingerprint
     assert prepared_folder(config).name in leftovers(config)
     assert not any(name.endswith(".work") for name in leftovers(config))
@@ -166,8 +166,8 @@ def test_a_bad_file_is_named_by_the_process_that_read_it(config):
 def test_a_killed_worker_is_told_and_the_rest_is_kept(config, monkeypatch):
     """The parent is told of a batch, and then kills a process of its own."""
 
-    def kill(documents, size):
-        if documents > 20:
+    def kill(done):
+        if done.documents > 20:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     write_documents(Path(config.source.removeprefix("jsonl:")) / "5.jsonl", TEXTS * 4_000)
@@ -186,7 +186,7 @@ def test_the_processes_end_with_the_one_that_started_them(config):
     write_documents(Path(config.source.removeprefix("jsonl:")) / "5.jsonl", TEXTS * 4_000)
     program = (
         "import multiprocessing, os, signal\nfrom train.data import *\n"
-        "def kill(documents, size):\n"
+        "def kill(done):\n"
         "    print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         f"prepare({config!r}, workers=2, progress=kill)"

@@ -92,10 +92,10 @@ def test_a_trained_tokenizer_sees_training_documents_only(config, monkeypatch):
 def test_progress_is_told(config, monkeypatch):
     monkeypatch.setattr("train.data.parts._BATCH_BYTES", 500)
     told = []
-    prepare(config, progress=lambda documents, size: told.append((documents, size)))
+    prepare(config, progress=told.append)
     assert told == sorted(told)
     assert len(told) > 2
-    assert told[-1] == (60, sum(len(text.encode()) for text in TEXTS))
+    assert told[-1] == (60, sum(len(text.encode()) for text in TEXTS), 1, 1)
 
 
 def test_empty_documents_are_counted_and_left_out(config):
@@ -162,7 +162,7 @@ def test_the_tokenizer_comes_with_the_dataset(config):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_nothing(config, interruption):
-    def interrupt(documents, size):
+    def interrupt(done):
         raise interruption
 
     with pytest.raises(interruption):
@@ -215,7 +215,7 @@ def test_without_locks_the_first_to_finish_wins(config, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    def meanwhile(documents, size):
+    def meanwhile(done):
         if not prepared_folder(config).exists():
             prepare(config)
 
@@ -226,7 +226,7 @@ def test_without_locks_the_first_to_finish_wins(config, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(config):
-    def append(documents, size):
+    def append(done):
         with Path(config.source.removeprefix("jsonl:")).open("a") as file:
             file.write('{"text": "late"}\n')
 

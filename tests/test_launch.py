@@ -12,6 +12,7 @@ import yaml
 from train import cli
 from train.config import MeshConfig
 from train.distributed import HostsConfig, Place, find_place
+from train.options import RunOptions
 from train.sharding import make_mesh, process_share
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +98,7 @@ def test_the_processes_of_a_job_are_found_through_jax(monkeypatch):
 def parsed(command):
     """The options of a `... -m train run ...` command."""
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in command]
-    return cli._parse(cli.RunOptions, "run", words[words.index("train") + 2 :])
+    return cli._parse(RunOptions, "run", words[words.index("train") + 2 :])
 
 
 def launch_file(name):

@@ -8,24 +8,19 @@ import models
 from tests import tiny
 from train import loop
 from train.profiling import Profiler
-from train.records import FinalRecord
 from train.speed import speed_of
 
-FINAL = FinalRecord(
-    step=10, tokens=1000, train_loss=1.0, val_loss=1.0, bits_per_byte=1.0, seconds=2.0,
-    device_seconds=8.0, peak_bytes=None, state_bytes_per_parameter=8.0, skipped=0, diverged=False,
-)  # fmt: skip
 
-
-def test_a_run_with_profile_leaves_a_trace_in_its_folder(tmp_path):
+def test_a_run_with_profile_leaves_a_trace_in_its_folder_and_records_its_rate(tmp_path):
     config = tiny.run_config(tmp_path, steps=4, eval_every=4, checkpoint_every=4, log_every=4)
     config = dataclasses.replace(
         config, schedule=dataclasses.replace(config.schedule, warmup_steps=1)
     )
-    loop.train(config, tmp_path / "run", profile=True)
+    final = loop.train(config, tmp_path / "run", profile=True)
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000
+    assert final.tokens_per_second == final.tokens / final.seconds
 
 
 @pytest.mark.parametrize(
@@ -57,13 +52,13 @@ def test_without_a_folder_nothing_is_traced(monkeypatch):
 
 def test_utilization_counts_exact_causal_flops_over_the_peak_of_all_devices(tmp_path):
     config = tiny.run_config(tmp_path)
-    speed = speed_of(config, FINAL, "NVIDIA H100 80GB HBM3")
+    speed = speed_of(config, 1000, 2.0, 4, "NVIDIA H100 80GB HBM3")
     assert speed.tokens_per_second == 500
     assert speed.mfu == 1000 * models.flops_per_token(tiny.MODEL, 16) / (8.0 * 989e12)
     assert "989 TFLOP/s a device, 6 (N - untied input embedding) + 6 L d T" in str(speed)
 
 
 def test_without_a_known_peak_the_utilization_is_unknown(tmp_path):
-    speed = speed_of(tiny.run_config(tmp_path), FINAL)
+    speed = speed_of(tiny.run_config(tmp_path), 1000, 2.0, 4)
     assert speed.mfu is None
     assert str(speed) == "500 tokens/s, MFU unknown (no peak is known for this device)"

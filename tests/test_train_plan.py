@@ -22,7 +22,9 @@ NODE = MeshConfig(fsdp=8)
 
 
 def consistent(**changes):
-    return dataclasses.replace(configs.paper_consistent(), **{"mesh": NODE, **changes})
+    return dataclasses.replace(
+        configs.paper_consistent(), **{"mesh": NODE, "accumulate": 1, **changes}
+    )
 
 
 def table_of(plan):
@@ -47,6 +49,10 @@ def test_the_papers_consistent_reading_has_the_figures_of_its_arithmetic():
 def test_the_literal_reading_takes_hundreds_of_a100_hours_at_full_utilization():
     plan = make_plan(dataclasses.replace(configs.paper_literal(), mesh=NODE), "a100", utilization=1)
     assert 329 < 8 * plan.hours < 600
+
+
+def test_the_papers_consistent_reading_fits_one_node_as_it_is_configured():
+    assert make_plan(dataclasses.replace(configs.paper_consistent(), mesh=NODE)).fits
 
 
 def test_what_does_not_fit_is_told_with_a_setting_that_does():
@@ -115,11 +121,11 @@ def test_the_command_prints_a_table_and_its_status_is_the_verdict(capsys):
     from train.cli import main
 
     with pytest.raises(SystemExit) as stop:
-        main(["plan", "paper_consistent", "--mesh.fsdp", "8", "--accumulate", "16"])
+        main(["plan", "paper_consistent", "--mesh.fsdp", "8"])
     printed = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     assert "134,105,856" in printed
     assert "an estimate, not compiled" in printed
     with pytest.raises(SystemExit) as stop:
-        main(["plan", "paper_consistent", "--mesh.fsdp", "8"])
+        main(["plan", "paper_consistent", "--mesh.fsdp", "8", "--accumulate", "1"])
     assert stop.value.code == 1

@@ -1,106 +1,47 @@
 """The command line: `python -m train run|compare|report|prepare|plan`.
 
-Each command is a frozen dataclass of options, read by tyro, and a function. What a user can mend (a
-`ValueError`) ends as one sentence and exit status 2, never as a traceback.
+Each command is a function of its options (`train.options`). What a user can mend (a `ValueError`)
+ends as one sentence and exit status 2, never as a traceback.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import tyro
 from rich.console import Console
 
 from train import configs
-from train.accelerators import AcceleratorName
 from train.budget import refuse_unless_accepted
 from train.compare import compare
 from train.config import Comparison, RunConfig, config_hash
-from train.data import DataConfig, prepare
-from train.display import RunDisplay
-from train.distributed import HostsConfig, init_distributed
+from train.data import prepare
+from train.display import PrepareDisplay, RunDisplay
+from train.distributed import init_distributed
 from train.interrupts import Interrupted
 from train.loop import StuckError, train
 from train.optimizer_configs import key
+from train.options import (
+    CompareOptions,
+    PlanOptions,
+    PrepareOptions,
+    ReportOptions,
+    RunOptions,
+)
 from train.plan import make_plan
 from train.plan_table import plan_table
 from train.report import report
 from train.report.units import size
-from train.speed import speed_of
+from train.speed import Speed
 
 console = Console()
 T = TypeVar("T")
-
-_NamedRun = tyro.extras.subcommand_type_from_defaults(
-    {name: make() for name, make in configs.RUNS.items()},
-    {name: inspect.getdoc(make) or name for name, make in configs.RUNS.items()},
-)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Train one configuration; the same command goes on after a stop."""
-
-    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-    """Named configurations; every setting of one can be overridden."""
-    out: Path | None = None
-    """Folder of the run; by default one under runs/ that is named by the configuration."""
-    accept_cost: bool = False
-    """Run a configuration that is known to cost hundreds of device-hours."""
-    profile: bool = False
-    """Write a trace of a few steps into the run's folder, for xprof or TensorBoard."""
-    hosts: HostsConfig = field(default_factory=HostsConfig)
-    """The other processes of the run."""
-    stop_status: int = 0
-    """Exit status after SIGTERM: not 0 where a launcher would take that for a finished run."""
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Compare optimizers on equal terms and report; the same command goes on after a stop."""
-
-    comparison: Annotated[Comparison, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Folder of the comparison; by default one under runs/."""
-    quick: bool = False
-    """A tenth of the steps."""
-    only: tuple[str, ...] = ()
-    """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Write the tables and figures of a comparison that was run before, finished or not."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """The comparison's folder."""
-    out: Path | None = None
-    """Folder of the report; by default `report` in the comparison's."""
-    allow_mixed: bool = False
-    """Put runs of different data, models or lengths into one table."""
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What a run needs, without any device; exit status 1 says that it does not fit."""
-
-    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-    """Named configurations; every setting of one can be overridden."""
-    device: AcceleratorName = "h100"
-    """What it is to run on; --mesh says how many."""
-    utilization: float = 0.3
-    """The part of the devices' peak to count on."""
-    target: Path | None = None
-    """XLA's description of the device, such as benchmarks/h100_target.txtpb: compile for it
-    instead of estimating the activations. Needs JAX's CUDA plugin, and no GPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,8 +89,9 @@ def _run(arguments: list[str]) -> None:
         f"{folder}: validation loss {final.val_loss:.4f} nats a token, "
         f"{final.bits_per_byte:.4f} bits a byte, after {final.tokens:,} tokens."
     )
-    memory = f"{size(final.peak_bytes)} a device" if final.peak_bytes else "memory unknown"
-    console.print(f"{speed_of(config, final)}; {memory}.", highlight=False)
+    if final.tokens_per_second is not None and final.peak_bytes is not None:
+        speed = Speed(final.tokens_per_second, final.peak_flops, final.mfu)
+        console.print(f"{speed}; {size(final.peak_bytes)} a device.", highlight=False)
 
 
 def _compare(arguments: list[str]) -> None:
@@ -172,14 +114,9 @@ def _report(arguments: list[str]) -> None:
 
 def _prepare(arguments: list[str]) -> None:
     """tokenize a source once, into memory-mapped shards"""
-    config = _parse(DataConfig, "prepare", arguments)
-    with console.status("reading documents") as status:
-        manifest = prepare(
-            config,
-            progress=lambda documents, size: status.update(
-                f"{documents:,} documents, {size / 1e6:,.1f} MB of text"
-            ),
-        )
+    options = _parse(PrepareOptions, "prepare", arguments)
+    with PrepareDisplay(console) as display:
+        manifest = prepare(options.data, workers=options.workers, progress=display.progress)
     console.print(manifest.summary(), markup=False, highlight=False)
 
 

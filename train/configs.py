@@ -63,12 +63,13 @@ def micro() -> RunConfig:
 def paper_consistent() -> RunConfig:
     """134M on FineWeb, 640 steps of 1024 x 4096: the reading of the papers that fits their hours.
 
-    2.68 billion tokens, 20 a parameter. Needs one node of 8 GPUs: `--mesh.fsdp 8`.
+    2.68 billion tokens, 20 a parameter. Made for one node of 8 GPUs, `--mesh.fsdp 8`: the 128
+    sequences of a device are computed in 8 parts. `python -m train plan` tells about others.
     """
     return RunConfig(
         model=PRESETS["paper_wide"], data=FINEWEB, optimizer=AdamW(learning_rate=3e-4),
         schedule=ScheduleConfig(warmup_steps=64), steps=640, batch_size=1024, context=4096,
-        eval_every=64, eval_batches=8, checkpoint_every=64,
+        accumulate=8, eval_every=64, eval_batches=8, checkpoint_every=64,
     )  # fmt: skip
 
 

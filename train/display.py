@@ -1,4 +1,4 @@
-"""What the terminal shows while training goes on: progress, rates and time left."""
+"""What the terminal shows meanwhile: how far training or preparing is, rates and time left."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from train.data import Done
 from train.loop import Progress
 from train.records import FinalRecord
 
@@ -32,18 +33,7 @@ class RunDisplay:
 
     def __init__(self, console: Console, total_steps: int) -> None:
         self._console = console
-        self._bars = Bars(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-            disable=not console.is_terminal,
-        )
+        self._bars = _bars(console)
         self._task: TaskID = self._bars.add_task("training", total=total_steps, status="")
         self._total, self._done = total_steps, 0
         self._before_run: int | None = None
@@ -102,3 +92,46 @@ class RunDisplay:
         outcome = "diverged" if final.diverged else f"validation loss {final.val_loss:.4f}"
         mark = "[red]✗[/]" if final.diverged else "[green]✓[/]"
         self._console.print(f"{mark} {name:<16} {outcome}", highlight=False)
+
+
+class PrepareDisplay:
+    """A progress bar over the files of a source.
+
+    Args:
+      console: Where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = _bars(console)
+        self._task = self._bars.add_task("preparing", total=None, status="reading")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    def progress(self, done: Done) -> None:
+        """Some documents more are done, or a file is."""
+        self._bars.update(
+            self._task,
+            completed=done.parts,
+            total=done.of_parts,
+            status=f"{done.documents:,} documents  {done.text_bytes / 1e6:,.0f} MB",
+        )
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        expand=True,
+        disable=not console.is_terminal,
+    )

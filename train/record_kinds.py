@@ -86,7 +86,12 @@ class EvalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalRecord:
-    """The last line of a run; ``train_loss`` is the mean over the last twentieth of the steps."""
+    """The last line of a run; ``train_loss`` is the mean over the last twentieth of the steps.
+
+    ``tokens_per_second`` is of all devices, ``mfu`` the share of their ``peak_flops`` (of one
+    device, a second) that the model's exact causal FLOPs take; both are None where the device's
+    peak is not known. ``peak_bytes`` is what the compiled step needs on a device.
+    """
 
     kind: ClassVar[str] = "final"
     step: int
@@ -100,6 +105,9 @@ class FinalRecord:
     state_bytes_per_parameter: float
     skipped: int
     diverged: bool
+    tokens_per_second: float | None = None
+    peak_flops: float | None = None
+    mfu: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from train.records import (
     decode,
     encode,
 )
+from train.speed import speed_of
 
 
 class Recorder:
@@ -82,19 +83,21 @@ class Recorder:
         steps = [record for record in self._records if isinstance(record, StepRecord)]
         losses = [record.loss for record in self._records if isinstance(record, EvalRecord)]
         val_loss = losses[-1] if step == config.steps else math.nan
+        tokens, devices = self._tokens(step), program.mesh.size
         late = [record.loss for record in steps if record.step > 0.95 * config.steps]
         record = FinalRecord(
             step=step,
-            tokens=self._tokens(step),
+            tokens=tokens,
             train_loss=sum(late) / len(late) if late else math.nan,
             val_loss=val_loss,
             bits_per_byte=self._bits_per_byte(val_loss),
             seconds=seconds,
-            device_seconds=seconds * program.mesh.size,
+            device_seconds=seconds * devices,
             peak_bytes=program.peak_bytes(),
             state_bytes_per_parameter=program.state_bytes_per_parameter(),
             skipped=steps[-1].skipped,
             diverged=not val_loss <= losses[0],
+            **speed_of(config, tokens, seconds, devices)._asdict(),
         )
         self._write(record)
         self.sync()

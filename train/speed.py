@@ -1,4 +1,4 @@
-"""How fast a run was: tokens a second, the share of the devices' peak, memory."""
+"""How fast a run was: tokens a second, and the share of the devices' peak."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import jax
 import models
 from train.accelerators import peak_flops
 from train.config import Experiment
-from train.records import FinalRecord
 
 
 class Speed(NamedTuple):
@@ -30,15 +29,24 @@ class Speed(NamedTuple):
         return f"{rate}, MFU {self.mfu:.1%} of {peak}, {models.FLOPS_FORMULA} FLOPs a token"
 
 
-def speed_of(config: Experiment, final: FinalRecord, device_kind: str | None = None) -> Speed:
-    """The speed of a finished run.
+def speed_of(
+    config: Experiment, tokens: int, seconds: float, devices: int, device_kind: str | None = None
+) -> Speed:
+    """The speed of a run.
 
     Args:
       config: The run.
-      final: Its last record.
-      device_kind: What it ran on, as JAX names it; by default the devices in use here.
+      tokens: How many it trained on.
+      seconds: How long that took.
+      devices: On how many devices.
+      device_kind: What they are, as JAX names it; by default those in use here.
+
+    Example:
+      >>> from train.configs import paper_consistent
+      >>> print(speed_of(paper_consistent(), 4_000_000, 1.0, 8, "NVIDIA H100 80GB HBM3"))
+      4,000,000 tokens/s, MFU 44.7% of 989 TFLOP/s a device, 6 (N - untied ...) + 6 L d T FLOPs ...
     """
     peak = peak_flops(device_kind or jax.devices()[0].device_kind)
-    flops = final.tokens * models.flops_per_token(config.model, config.context)
-    mfu = None if peak is None else flops / (final.device_seconds * peak)
-    return Speed(final.tokens / final.seconds, peak, mfu)
+    flops = tokens * models.flops_per_token(config.model, config.context)
+    mfu = None if peak is None else flops / (seconds * devices * peak)
+    return Speed(tokens / seconds, peak, mfu)

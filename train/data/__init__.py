@@ -10,6 +10,7 @@ from train.data.dataset import Dataset, open_dataset
 from train.data.errors import DataError
 from train.data.manifest import Manifest
 from train.data.preparation import prepare
+from train.data.progress import Done
 from train.data.rows import Batch
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "Dataset",
+    "Done",
     "Manifest",
     "open_dataset",
     "prepare",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from train.data import loader
 from train.data.config import DataConfig, PackingKind
-from train.data.encoding import Progress
 from train.data.errors import DataError
 from train.data.manifest import WAY_OUT, Manifest
 from train.data.packing_files import open_packing
 from train.data.preparation import prepare, prepared_folder
+from train.data.progress import Progress
 from train.data.rows import Batch, PackedDocuments, Rows, Windows
 from train.data.splitting import Split
 from train.data.stream import TokenStream

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,13 @@ from train.data.config import DataConfig
 from train.data.errors import DataError
 from train.data.manifest import Manifest, SplitInfo
 from train.data.parts import PartInfo, read_info, tokens_file
+from train.data.progress import Done, Progress
 from train.data.shards import ShardWriter, smallest_dtype
 from train.data.splitting import Split, held_out_hashes, parts_of, route_documents
 from train.data.tokenizers import Tokenizer, open_tokenizer, saved_fingerprint
 from train.data.workers import Task, encode_parts
 
 _BLOCK_BYTES = 8 << 20
-
-Progress = Callable[[int, int], None]
 
 
 def encode(
@@ -34,7 +33,7 @@ def encode(
       work: A folder for the parts; those that an earlier call finished there are not done again.
       folder: An empty folder for the shards.
       workers: How many parts at a time, each in a process of its own.
-      progress: Called after every batch with the documents and the bytes of text done so far.
+      progress: Called with what is done so far.
 
     Raises:
       DataError: If something cannot be read, a split has no document, or the parts that were found
@@ -72,15 +71,16 @@ def _encode(
     parts = parts_of(config)
     tokenizer.save(work)
     found = [read_info(work, index, tokenizer) for index in range(len(parts))]
-    documents = sum(info.documents for info in found if info)
-    text_bytes = sum(info.text_bytes for info in found if info)
+    before = [info for info in found if info]
+    documents = sum(info.documents for info in before)
+    text_bytes = sum(info.text_bytes for info in before)
+    done = Done(documents, text_bytes, len(before), len(parts))
 
-    def told(more_documents: int, more_bytes: int) -> None:
-        nonlocal documents, text_bytes
-        documents += more_documents
-        text_bytes += more_bytes
+    def told(*more: int) -> None:
+        nonlocal done
+        done = done.plus(*more)
         if progress is not None:
-            progress(documents, text_bytes)
+            progress(done)
 
     held_out = held_out_hashes(config)
     task = Task(config, held_out, tokenizer.name, tokenizer.fingerprint, work)

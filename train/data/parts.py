@@ -25,8 +25,8 @@ _BATCH_BYTES = 4 << 20
 FINISHED = ".part"
 """How the file ends that is written when a part is finished."""
 
-Told = Callable[[int, int], None]
-"""Called with the documents and the bytes of text that a batch had."""
+Told = Callable[[int, int, int], None]
+"""Called with the documents and the bytes of text that a batch had, and the parts finished."""
 
 
 class UnfinishedError(DataError):
@@ -98,7 +98,7 @@ def encode_part(
       held_out: Hashes of the documents of the validation source.
       tokenizer: What makes the tokens.
       folder: Where to write.
-      told: Called after every batch.
+      told: Called after every batch and at the end.
 
     Raises:
       DataError: If something cannot be read.
@@ -124,7 +124,7 @@ def encode_part(
             left_out += sum(routed.split is None for routed in batch)
             documents += len(batch)
             text_bytes += _size(batch)
-            told(len(batch), _size(batch))
+            told(len(batch), _size(batch), 0)
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -136,6 +136,7 @@ def encode_part(
         {split: counts[split] for split in SPLITS},
     )
     write_whole(_info_file(folder, index), json.dumps(to_json(info)).encode())
+    told(0, 0, 1)
     return info
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from train.data import token_files
 from train.data.config import DataConfig
-from train.data.encoding import Progress, encode
+from train.data.encoding import encode
 from train.data.errors import DataError
 from train.data.manifest import MANIFEST_FILE, SCHEMA, Manifest
 from train.data.parts import FINISHED, UnfinishedError
+from train.data.progress import Progress
 from train.data.sources import open_source
 from train.data.tokenizers import tokenizer_identity
 from train.data.verify import remember, verify
@@ -58,7 +59,7 @@ def prepare(
       config: What to tokenize, and the folder to keep it under.
       workers: How many files are read at a time, each by a process; all cores if None. The shards
         do not depend on it.
-      progress: Called now and then with the documents and the bytes of text done so far.
+      progress: Called now and then with what is done so far.
 
     Returns:
       What the folder holds; nothing in it is ever changed later.

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from train.data.config import DataConfig
-from train.data.encoding import Progress
 from train.data.errors import DataError
 from train.data.files import find_files, identity_of_files, open_file
 from train.data.manifest import Manifest, Shard, SplitInfo, shard_name
+from train.data.progress import Done, Progress
 from train.data.splitting import SPLITS, Split
 from train.data.subword import SubwordTokenizer
 from train.data.tokenizers import open_tokenizer, saved_fingerprint, tokenizer_identity
@@ -53,7 +53,7 @@ def link(config: DataConfig, folder: Path, progress: Progress | None) -> Manifes
     Args:
       config: Where the files are and what made their tokens.
       folder: Where to put the links.
-      progress: Called now and then with the documents and the bytes of text done so far.
+      progress: Called now and then with what is done so far.
 
     Raises:
       DataError: If a file is not what it should be, or has a token that the tokenizer has not.
@@ -61,9 +61,10 @@ def link(config: DataConfig, folder: Path, progress: Progress | None) -> Manifes
     tokenizer = open_tokenizer(config.tokenizer, lambda: ())
     assert isinstance(tokenizer, SubwordTokenizer)
     tokenizer.save(folder)
-    reader = _Reader(tokenizer, progress)
+    files_of = _files(config)
+    reader = _Reader(tokenizer, sum(map(len, files_of.values())), progress)
     splits = {}
-    for split, files in _files(config).items():
+    for split, files in files_of.items():
         for index, file in enumerate(files):
             (folder / shard_name(split, index)).symlink_to(file.resolve())
         splits[split] = reader.read(split, files)
@@ -86,19 +87,19 @@ def link(config: DataConfig, folder: Path, progress: Progress | None) -> Manifes
 class _Reader:
     """Reads whole splits, and counts what goes by."""
 
-    def __init__(self, tokenizer: SubwordTokenizer, progress: Progress | None) -> None:
+    def __init__(self, tokenizer: SubwordTokenizer, files: int, progress: Progress | None) -> None:
         self._tokenizer = tokenizer
         self._bytes_of_token = tokenizer.bytes_of_tokens()
         self._progress = progress
-        self._documents = self._text_bytes = 0
+        self._done = Done(0, 0, 0, files)
 
     def read(self, split: Split, files: list[Path]) -> SplitInfo:
         """What the files of a split hold."""
-        documents, text_bytes = self._documents, self._text_bytes
+        before = self._done
         shards = {shard_name(split, index): self._shard(file) for index, file in enumerate(files)}
         # Of files without an end of a document all is one.
-        documents = max(self._documents - documents, 1)
-        return SplitInfo(documents, self._text_bytes - text_bytes, shards)
+        documents = max(self._done.documents - before.documents, 1)
+        return SplitInfo(documents, self._done.text_bytes - before.text_bytes, shards)
 
     def _shard(self, file: Path) -> Shard:
         tokens = _count(file)
@@ -113,11 +114,15 @@ class _Reader:
         ):
             found.update(block.data)
             counts = np.bincount(block, minlength=vocab_size)
-            self._documents += int(counts[self._tokenizer.end_of_document])
-            self._text_bytes += int(counts @ self._bytes_of_token)
-            if self._progress is not None:
-                self._progress(self._documents, self._text_bytes)
+            documents = int(counts[self._tokenizer.end_of_document])
+            self._tell(documents, int(counts @ self._bytes_of_token), 0)
+        self._tell(0, 0, 1)
         return Shard(tokens, found.hexdigest())
+
+    def _tell(self, documents: int, text_bytes: int, files: int) -> None:
+        self._done = self._done.plus(documents, text_bytes, files)
+        if self._progress is not None:
+            self._progress(self._done)
 
 
 def _check(config: DataConfig) -> None:

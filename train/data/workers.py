@@ -49,7 +49,7 @@ def encode_parts(
       parts: By number.
       tokenizer: The one that `task` names, which is saved in its folder.
       workers: How many parts at a time.
-      told: Called after every batch of any part.
+      told: Called after every batch of any part and at its end.
 
     Raises:
       DataError: If a part cannot be read, or a process was killed.
@@ -64,7 +64,7 @@ def encode_parts(
         }
     # Not forked: this process has threads, of JAX and of the tokenizers.
     context = multiprocessing.get_context("spawn")
-    batches: SimpleQueue[tuple[int, int]] = context.SimpleQueue()
+    batches: SimpleQueue[tuple[int, int, int]] = context.SimpleQueue()
     stop = context.Event()
     threads = max(1, cores() // workers)
     pool = concurrent.futures.ProcessPoolExecutor(
@@ -99,17 +99,19 @@ class _StoppedError(Exception):
     """Another part has failed, or the user has had enough."""
 
 
-def _start(task: Task, batches: SimpleQueue[tuple[int, int]], stop: Event, threads: int) -> None:
+def _start(
+    task: Task, batches: SimpleQueue[tuple[int, int, int]], stop: Event, threads: int
+) -> None:
     """Makes a process ready: it loads the tokenizer, and ends when the one that asks does."""
     global _task, _tokenizer, _told
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
 
-    def told(documents: int, text_bytes: int) -> None:
+    def told(documents: int, text_bytes: int, finished: int) -> None:
         if stop.is_set():
             raise _StoppedError
-        batches.put((documents, text_bytes))
+        batches.put((documents, text_bytes, finished))
 
     _task, _told = task, told
     _tokenizer = load_saved(task.tokenizer_name, task.tokenizer_fingerprint, task.folder)

@@ -1,0 +1,88 @@
+"""The options of each command, as frozen dataclasses that tyro reads."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from train import configs
+from train.accelerators import AcceleratorName
+from train.config import Comparison
+from train.data import DataConfig
+from train.distributed import HostsConfig
+
+_NamedRun = tyro.extras.subcommand_type_from_defaults(
+    {name: make() for name, make in configs.RUNS.items()},
+    {name: inspect.getdoc(make) or name for name, make in configs.RUNS.items()},
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Train one configuration; the same command goes on after a stop."""
+
+    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    """Named configurations; every setting of one can be overridden."""
+    out: Path | None = None
+    """Folder of the run; by default one under runs/ that is named by the configuration."""
+    accept_cost: bool = False
+    """Run a configuration that is known to cost hundreds of device-hours."""
+    profile: bool = False
+    """Write a trace of a few steps into the run's folder, for xprof or TensorBoard."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    """The other processes of the run."""
+    stop_status: int = 0
+    """Exit status after SIGTERM: not 0 where a launcher would take that for a finished run."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare optimizers on equal terms and report; the same command goes on after a stop."""
+
+    comparison: Annotated[Comparison, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the comparison; by default one under runs/."""
+    quick: bool = False
+    """A tenth of the steps."""
+    only: tuple[str, ...] = ()
+    """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write the tables and figures of a comparison that was run before, finished or not."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The comparison's folder."""
+    out: Path | None = None
+    """Folder of the report; by default `report` in the comparison's."""
+    allow_mixed: bool = False
+    """Put runs of different data, models or lengths into one table."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Tokenize a source once; what a stop leaves finished is not done again."""
+
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    workers: int | None = None
+    """Files read at a time, each by a process; by default all cores."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a run needs, without any device; exit status 1 says that it does not fit."""
+
+    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    """Named configurations; every setting of one can be overridden."""
+    device: AcceleratorName = "h100"
+    """What it is to run on; --mesh says how many."""
+    utilization: float = 0.3
+    """The part of the devices' peak to count on."""
+    target: Path | None = None
+    """XLA's description of the device, such as benchmarks/h100_target.txtpb: compile for it
+    instead of estimating the activations. Needs JAX's CUDA plugin, and no GPU."""
