@@ -12,7 +12,7 @@ def call(*arguments, cwd=None):
     )
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "report", "prepare", "plan"])
+@pytest.mark.parametrize("command", ["run", "compare", "report", "prepare", "plan", "explain"])
 def test_every_command_explains_itself(command, capsys):
     from train.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m train run|compare|report|prepare|plan`.
+"""The command line: `python -m train run|compare|report|prepare|plan|explain`.
 
 Each command is a function of its options (`train.options`). What a user can mend (a `ValueError`)
 ends as one sentence and exit status 2, never as a traceback.
@@ -7,6 +7,7 @@ ends as one sentence and exit status 2, never as a traceback.
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,11 +25,14 @@ from train.config import Comparison, RunConfig, config_hash
 from train.data import prepare
 from train.display import PrepareDisplay, RunDisplay
 from train.distributed import init_distributed
+from train.explain import explain
+from train.explain_table import explanation_tables
 from train.interrupts import Interrupted
 from train.loop import StuckError, train
 from train.optimizer_configs import key
 from train.options import (
     CompareOptions,
+    ExplainOptions,
     PlanOptions,
     PrepareOptions,
     ReportOptions,
@@ -54,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "report": _report,
         "prepare": _prepare,
         "plan": _plan,
+        "explain": _explain,
     }
     if not arguments or arguments[0] not in commands:
-        _explain(commands, asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
+        _usage(commands, asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
     # Compiled programs are kept between calls: a resumed run starts at once.
     jax.config.update("jax_compilation_cache_dir", str(Path("cache/jax").absolute()))
     try:
@@ -130,6 +135,16 @@ def _plan(arguments: list[str]) -> None:
     sys.exit(0 if plan.fits else 1)
 
 
+def _explain(arguments: list[str]) -> None:
+    """show a model's layer types and an optimizer's chain"""
+    options = _parse(ExplainOptions, "explain", arguments)
+    explanation = explain(options.config)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(explanation), indent=2))
+    else:
+        console.print(explanation_tables(explanation))
+
+
 def _parse(options: type[T], command: str, arguments: list[str], default: T | None = None) -> T:
     extra: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
@@ -159,7 +174,7 @@ def _default_folder(comparison: Comparison) -> Path:
     return Path("runs") / f"compare-{config_hash(comparison)}"
 
 
-def _explain(
+def _usage(
     commands: dict[str, Callable[[list[str]], None]], *, asked: bool, wrong: list[str]
 ) -> None:
     if wrong and not asked:

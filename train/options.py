@@ -86,3 +86,13 @@ class PlanOptions:
     target: Path | None = None
     """XLA's description of the device, such as benchmarks/h100_target.txtpb: compile for it
     instead of estimating the activations. Needs JAX's CUDA plugin, and no GPU."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What an optimizer will do to each part of a model, and where the part will live."""
+
+    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    """Named configurations; every setting of one can be overridden."""
+    json: bool = False
+    """For programs instead of people."""

@@ -131,7 +131,7 @@ def make_plan(
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization={utilization} is not allowed: it must be in (0, 1].")
-    mesh: Any = AbstractMesh(_shape(config), AXES, axis_types=(AxisType.Auto,) * 3)
+    mesh = abstract_mesh(config)
     batch_sharding(mesh, config.batch_size)
     check_micro_batches(config.batch_size, config.accumulate, mesh)
     state = _abstract_state(config, mesh)
@@ -150,6 +150,11 @@ def make_plan(
         compiled=target is not None,
     )
     return Plan(config, device, utilization, memory)
+
+
+def abstract_mesh(config: RunConfig) -> Any:
+    """A run's mesh, of devices that need not be there; `mesh.data` counts as 1 where it is None."""
+    return AbstractMesh(_shape(config), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def _shape(config: RunConfig) -> tuple[int, int, int]:
