@@ -27,9 +27,9 @@ def consistent(**changes):
     )
 
 
-def table_of(plan):
+def table_of(plan, *reported_hours):
     console = Console(width=140, file=io.StringIO(), record=True)
-    console.print(plan_table(plan))
+    console.print(plan_table(plan, *reported_hours))
     return console.export_text()
 
 
@@ -53,6 +53,15 @@ def test_the_literal_reading_takes_hundreds_of_a100_hours_at_full_utilization():
 
 def test_the_papers_consistent_reading_fits_one_node_as_it_is_configured():
     assert make_plan(dataclasses.replace(configs.paper_consistent(), mesh=NODE)).fits
+
+
+def test_hours_that_no_device_can_reach_are_called_impossible():
+    literal = dataclasses.replace(configs.paper_literal(), mesh=NODE)
+    papers_own = make_plan(literal, "a100")
+    assert "impossible: 16.7 of the peak" in table_of(papers_own, 19.8)
+    assert "impossible as hours of every device: 2.08" in table_of(papers_own, 19.8)
+    assert papers_own.implied_utilization(papers_own.hours * 8) == pytest.approx(0.3)
+    assert "possible: 0.107" in table_of(make_plan(consistent(), "a100"), 19.8)
 
 
 def test_what_does_not_fit_is_told_with_a_setting_that_does():
@@ -128,4 +137,7 @@ def test_the_command_prints_a_table_and_its_status_is_the_verdict(capsys):
     assert "an estimate, not compiled" in printed
     with pytest.raises(SystemExit) as stop:
         main(["plan", "paper_consistent", "--mesh.fsdp", "8", "--accumulate", "1"])
+    assert stop.value.code == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "nano", "--reported-hours", "1e-9"])
     assert stop.value.code == 1

@@ -131,8 +131,12 @@ def _plan(arguments: list[str]) -> None:
     plan = make_plan(
         options.config, options.device, utilization=options.utilization, target=options.target
     )
-    console.print(plan_table(plan))
-    sys.exit(0 if plan.fits else 1)
+    hours = options.reported_hours
+    if hours is not None and not hours > 0:
+        raise ValueError(f"--reported-hours {hours} is not allowed: it must be above 0.")
+    console.print(plan_table(plan, hours))
+    possible = hours is None or plan.implied_utilization(hours) <= 1
+    sys.exit(0 if plan.fits and possible else 1)
 
 
 def _explain(arguments: list[str]) -> None:

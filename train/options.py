@@ -75,7 +75,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What a run needs, without any device; exit status 1 says that it does not fit."""
+    """What a run needs, without any device; exit status 1 says that it cannot be had so."""
 
     config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     """Named configurations; every setting of one can be overridden."""
@@ -83,6 +83,8 @@ class PlanOptions:
     """What it is to run on; --mesh says how many."""
     utilization: float = 0.3
     """The part of the devices' peak to count on."""
+    reported_hours: float | None = None
+    """Device-hours that were reported for such a run: tells whether they are possible."""
     target: Path | None = None
     """XLA's description of the device, such as benchmarks/h100_target.txtpb: compile for it
     instead of estimating the activations. Needs JAX's CUDA plugin, and no GPU."""

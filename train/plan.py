@@ -85,6 +85,21 @@ class Plan:
         """From start to end, without compilation, evaluation and checkpoints."""
         return self.budget.tokens / self.tokens_per_second / 3600
 
+    def implied_utilization(self, device_hours: float) -> float:
+        """The part of the peak that a run of so many device-hours must have reached.
+
+        Above 1 no such run was possible: steps, batch, context, model or hours are not what was
+        said. Tuned programs reach 0.3 to 0.5.
+
+        Example:
+          >>> from train.configs import paper_literal
+          >>> plan = make_plan(paper_literal(), "a100")
+          >>> round(plan.implied_utilization(19.8), 1)  # The Aardvark paper's Table 1, AdamW.
+          16.7
+        """
+        peak = ACCELERATORS[self.device].peak_flops
+        return self.budget.flops / (device_hours * 3600 * peak)
+
     @property
     def fits(self) -> bool:
         """Whether the memory of a device is enough."""

@@ -12,8 +12,13 @@ from train.report.units import count, duration, size
 from train.sharding import AXES
 
 
-def plan_table(plan: Plan) -> Table:
-    """Every number of a plan with the terms on which it holds, and the verdict at the end."""
+def plan_table(plan: Plan, reported_hours: float | None = None) -> Table:
+    """Every number of a plan with the terms on which it holds, and the verdict at the end.
+
+    Args:
+      plan: The plan.
+      reported_hours: Device-hours that somebody reports for it, to be told whether they can be.
+    """
     config, device = plan.config, ACCELERATORS[plan.device]
     mesh = " x ".join(f"{axis} {n}" for axis, n in zip(AXES, plan.shape, strict=True))
     table = Table(title=f"{plan.devices} x {plan.device}: {mesh}", title_justify="left")
@@ -28,7 +33,7 @@ def plan_table(plan: Plan) -> Table:
         "tokens",
         count(plan.budget.tokens),
         f"{config.steps:,} steps of {config.batch_size:,} x {config.context:,}; "
-        f"{plan.budget.tokens / parameters:.3g} a parameter",
+        f"{count(plan.budget.tokens / parameters)} a parameter",
     )
     table.add_row("FLOPs a token", count(flops), models.FLOPS_FORMULA)
     table.add_row("FLOPs", f"{plan.budget.flops:.3g}", "rematerialization not counted")
@@ -37,9 +42,24 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("time", duration(3600 * plan.hours), "without compiling, evaluating and saving")
     hours = plan.devices * plan.hours
     accept = "; needs --accept-cost" if plan.budget.a100_hours > LIMIT_HOURS else ""
-    table.add_row("device-hours", f"{hours:,.3g}", f"all devices{accept}", end_section=True)
+    table.add_row("device-hours", f"{hours:,.1f}", f"all devices{accept}")
+    if reported_hours is not None:
+        table.add_row("reported", f"{reported_hours:,.1f}", _judge(plan, reported_hours))
+    table.add_section()
     _add_memory(table, plan)
     return table
+
+
+def _judge(plan: Plan, reported_hours: float) -> str:
+    share = plan.implied_utilization(reported_hours)
+    verdict = f"{share:.3g} of the peak"
+    if share <= 1:
+        return f"[green]possible[/]: {verdict}"
+    if plan.devices == 1:
+        return f"[red]impossible[/]: {verdict}"
+    each = share / plan.devices
+    also = "impossible" if each > 1 else "possible"
+    return f"[red]impossible[/]: {verdict}; {also} as hours of every device: {each:.3g}"
 
 
 def _add_memory(table: Table, plan: Plan) -> None:
