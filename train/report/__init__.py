@@ -9,10 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from train.report import figures, page, summary, terminal
-from train.report.comparison import load
+from train.report.comparison import Comparison, load
 from train.report.norms_table import norms_table
+from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
 from train.report.results_table import results_table
+from train.report.table import Table
+from train.report.targets import targets_table
 
 __all__ = ["report"]
 
@@ -46,15 +49,24 @@ def report(
     out = out or folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     words = summary.summarize(comparison)
-    tables = results_table(comparison), norms_table(comparison), papers_table()
+    results, others = results_table(comparison), _others(comparison)
     with (out / "tables.jsonl").open("w", encoding="utf-8") as file:
-        for table in tables:
+        for table in (results, *others):
             file.writelines(
                 json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
                 for row in table.json_rows()
             )
     drawings = figures.draw(comparison, out)
     path = out / "index.html"
-    path.write_text(page.render(words, drawings, *tables), encoding="utf-8")
-    terminal.show(words, *tables, console or Console())
+    path.write_text(page.render(words, drawings, results, others), encoding="utf-8")
+    terminal.show(words, results, others, console or Console())
     return path
+
+
+def _others(comparison: Comparison) -> tuple[Table, ...]:
+    return (
+        norms_table(comparison),
+        pairs_table(comparison),
+        targets_table(comparison),
+        papers_table(),
+    )

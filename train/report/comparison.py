@@ -79,6 +79,11 @@ class Group:
         return {run.record.seed: run.final for run in self.finished if run.final}
 
     @property
+    def losses(self) -> dict[int, float]:
+        """The finished runs' validation losses by seed."""
+        return {seed: final.val_loss for seed, final in self.finals.items()}
+
+    @property
     def state_bytes_per_parameter(self) -> float | None:
         """The size of the optimizer's state, measured with its cost or else by a run that ended."""
         measured = [self.cost, *(run.final for run in self.runs)]
@@ -91,10 +96,7 @@ class Group:
 
     def loss_difference(self, other: "Group") -> Estimate | None:
         """This optimizer's validation loss minus the other's, paired by seed."""
-        return paired_difference(
-            {seed: final.val_loss for seed, final in self.finals.items()},
-            {seed: final.val_loss for seed, final in other.finals.items()},
-        )
+        return paired_difference(self.losses, other.losses)
 
 
 @dataclass(frozen=True)

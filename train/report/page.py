@@ -20,9 +20,9 @@ _ENVIRONMENT = Environment(
 
 
 def render(
-    summary: Summary, drawings: Sequence[Drawing], results: Table, norms: Table, papers: Table
+    summary: Summary, drawings: Sequence[Drawing], results: Table, others: Sequence[Table]
 ) -> str:
-    """The page's HTML."""
+    """The page's HTML: the results and the figures, then the other tables that have rows."""
     return _ENVIRONMENT.get_template("report.html.j2").render(
-        summary=summary, drawings=drawings, results=results, norms=norms, papers=papers
+        summary=summary, drawings=drawings, results=results, others=others
     )

@@ -70,5 +70,10 @@ def paired_difference(
     Runs of one seed start from the same parameters and see the same data in the same order, so
     that what the seed does to both cancels in the difference.
     """
-    seeds = values.keys() & baseline.keys()
-    return estimate([values[seed] - baseline[seed] for seed in sorted(seeds)]) if seeds else None
+    differences = paired_seeds(values, baseline)
+    return estimate(differences) if differences else None
+
+
+def paired_seeds(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[float]:
+    """Value minus baseline of each seed that both have."""
+    return [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]

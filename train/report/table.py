@@ -18,6 +18,8 @@ class Cell:
 
     text: str
     detail: str = ""
+    is_strong: bool = False
+    """Whether it stands out."""
 
     def __str__(self) -> str:
         return f"{self.text} {self.detail}".strip()
@@ -42,6 +44,7 @@ class Table:
 
     Attributes:
         key: its name in ``tables.jsonl``.
+        is_wide: whether the terminal leaves out the small print, to have room for all columns.
         printed_rows: how many of the last rows are quoted from a paper and not of these runs.
     """
 
@@ -51,6 +54,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Any, ...]
     printed_rows: int = 0
+    is_wide: bool = False
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -1,5 +1,7 @@
 """The report in the terminal: the same tables, within a hundred columns."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
@@ -11,7 +13,7 @@ from train.report.table import Cell, Table
 _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own
 
 
-def show(summary: Summary, results: Table, norms: Table, papers: Table, console: Console) -> None:
+def show(summary: Summary, results: Table, others: Sequence[Table], console: Console) -> None:
     """Prints the finding, the tables and the cautions."""
     console.print()
     console.print(Text(summary.finding, style="bold"))
@@ -21,8 +23,9 @@ def show(summary: Summary, results: Table, norms: Table, papers: Table, console:
         costs = [0, *range(_SPLIT, len(results.columns))]
         _print(console, results, list(range(_SPLIT)), "Table 1a. Losses")
         _print(console, results, costs, "Table 1b. Costs")
-        _print(console, norms)
-        _print(console, papers)
+        for table in others:
+            if table.rows:
+                _print(console, table)
     for line in summary.unfinished:
         console.print(Text(f"Unfinished: {line}", style="yellow"))
     for line in summary.cautions:
@@ -45,13 +48,14 @@ def _print(
     first_printed = len(table.rows) - table.printed_rows
     for number, cells in enumerate(table.cells):
         style = "italic dim" if number >= first_printed else ""
-        shown.add_row(*(_text(cells[index], index == 0) for index in chosen), style=style)
+        shown.add_row(*(_text(cells[i], i == 0, table.is_wide) for i in chosen), style=style)
     console.print(shown)
     console.print()
 
 
-def _text(cell: Cell, is_name: bool) -> Text:
+def _text(cell: Cell, is_name: bool, is_short: bool) -> Text:
     """The cell as text, never as markup; a name's detail goes under it."""
     if is_name and cell.detail:
         return Text.assemble(cell.text, (f"\n{cell.detail}", "red"))
-    return Text(str(cell).replace(" ± ", "±"))
+    text = cell.text if is_short else str(cell).replace(" ± ", "±")
+    return Text(text, style="bold" if cell.is_strong else "")

@@ -1,0 +1,130 @@
+"""Every optimizer against every other: differences paired by seed, corrected for their number.
+
+Of seven optimizers there are 21 pairs, and at a level of 5 % one of them would be told apart by
+chance alone. Holm's correction keeps the chance of any such error in the whole table at 5 %.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from train.report.comparison import Group
+from train.report.statistics import CONFIDENCE, Estimate, paired_seeds
+
+LEVEL = 1 - CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One optimizer's validation loss minus another's, over the seeds that both have.
+
+    Attributes:
+        first: the key of the one.
+        second: the key of the other.
+        difference: mean and Student-t interval.
+        bootstrap: ends of the bias-corrected and accelerated bootstrap interval over the seeds;
+            None for fewer than three seeds, or where all differences are equal.
+        p: probability of a difference as large or larger by chance, of the paired t-test; None
+            for one seed.
+        p_holm: the same, corrected for all pairs of the table.
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    bootstrap: tuple[float, float] | None
+    p: float | None
+    p_holm: float | None
+
+    @property
+    def reversed(self) -> Pair:
+        """The second minus the first."""
+        mean = dataclasses.replace(self.difference, mean=-self.difference.mean)
+        ends = None if self.bootstrap is None else (-self.bootstrap[1], -self.bootstrap[0])
+        return Pair(self.second, self.first, mean, ends, self.p, self.p_holm)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether chance is ruled out at the level of the whole table."""
+        return self.p_holm is not None and self.p_holm <= LEVEL
+
+
+def compare_all(groups: Sequence[Group]) -> list[Pair]:
+    """All pairs of optimizers that have finished seeds in common.
+
+    The test is Student's and not one by permutation of signs: of five seeds there are 32
+    permutations, of which the rarest has a probability of 1/16.
+    """
+    found = []
+    for first, second in itertools.combinations(groups, 2):
+        difference = first.loss_difference(second)
+        if difference is not None:
+            values = paired_seeds(first.losses, second.losses)
+            found.append((first.key, second.key, difference, _bootstrap(values), _p(values)))
+    corrected = iter(holm([p for *_, p in found if p is not None]))
+    return [Pair(*pair, None if pair[-1] is None else next(corrected)) for pair in found]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    r"""Holm's step-down correction.
+
+    .. math:: \tilde p_{(i)} = \max_{j \le i} \min((m - j + 1) p_{(j)}, 1)
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, 1979.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    m = len(p_values)
+    steps = (m - np.arange(m)) * np.asarray(p_values, float)[order]
+    corrected = np.empty(m)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected.tolist()
+
+
+def indistinguishable(keys: Sequence[str], pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
+    """The largest sets of optimizers of which no two are told apart.
+
+    An optimizer may be in several: what is not told apart from two others may lie between them.
+
+    Args:
+        keys: the optimizers, best first.
+        pairs: what is known of them; a pair that is missing is not told apart.
+
+    Returns:
+        The sets, each in the order of the keys, in the order of their first members.
+    """
+    apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.told_apart}
+    sets: list[tuple[str, ...]] = []
+    for size in range(len(keys), 0, -1):
+        for members in itertools.combinations(keys, size):
+            alike = not any(frozenset(two) in apart for two in itertools.combinations(members, 2))
+            if alike and not any(set(members) <= set(larger) for larger in sets):
+                sets.append(members)
+    return sorted(sets, key=lambda members: [keys.index(member) for member in members])
+
+
+def _bootstrap(differences: Sequence[float]) -> tuple[float, float] | None:
+    if len(differences) < 3 or np.ptp(differences) == 0:
+        return None
+    interval = scipy.stats.bootstrap(
+        (differences,), np.mean, confidence_level=CONFIDENCE, method="BCa", rng=0
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def _p(differences: Sequence[float]) -> float | None:
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)

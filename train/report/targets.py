@@ -1,0 +1,133 @@
+"""How soon each optimizer is where AdamW ends: steps, tokens and time to a target loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.records import EvalRecord
+from train.report import units
+from train.report.comparison import Comparison, Group, Run
+from train.report.statistics import PERCENT, Estimate, estimate
+from train.report.table import NOTHING, Cell, Column, Table, show_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetRow:
+    """One optimizer in Table 4; estimates are over the seeds that reached their target.
+
+    Attributes:
+        reached: how many seeds reached it, of `runs` that AdamW has too.
+        steps: steps until then, interpolated between evaluations.
+        tokens: the same in tokens.
+        seconds: time of the training steps until then, on the machine of the runs.
+        speed_up: logarithm of AdamW's steps over the optimizer's: 0.1 says that it is there a
+            tenth sooner.
+    """
+
+    optimizer: str
+    title: str
+    reached: int
+    runs: int
+    steps: Estimate | None
+    tokens: Estimate | None
+    seconds: Estimate | None
+    speed_up: Estimate | None
+
+
+def targets_table(comparison: Comparison) -> Table:
+    """Table 4: steps, tokens and seconds until AdamW's final validation loss of the same seed."""
+    baseline = comparison.baseline
+    rows = [_row(group, baseline) for group in comparison.ended] if baseline else []
+    return Table(
+        key="table4",
+        title="Table 4. Until where AdamW ends",
+        caption=(
+            "Until AdamW’s final validation loss of the same seed; linear between evaluations. "
+            f"Mean over the seeds that get there, ± half of the {PERCENT} interval. Schedules end "
+            "with the run: one that is planned shorter may get there sooner."
+        ),
+        columns=(
+            Column("Optimizer", lambda row: Cell(row.title), is_text=True),
+            Column("Reached", lambda row: Cell(f"{row.reached} of {row.runs}")),
+            Column("Steps", lambda row: show_interval(row.steps, 0)),
+            Column("Tokens", _show_tokens),
+            Column("Seconds", lambda row: show_interval(row.seconds, 1)),
+            Column("Speed-up", _show_speed_up, "AdamW’s steps over the optimizer’s."),
+        ),
+        rows=tuple(row for row in rows if row.runs),
+    )
+
+
+def first_reach(run: Run, target: float, positions: Sequence[float]) -> float | None:
+    """Where a run's validation loss first meets a target, on lines between its evaluations.
+
+    Args:
+        run: the run.
+        target: a loss, in nats per token.
+        positions: where each evaluation stands, such as its step or its time.
+
+    Returns:
+        The position, or None where the target is never met.
+    """
+    losses = [line.loss for line in run.evals]
+    for index, loss in enumerate(losses):
+        if loss <= target:
+            if index == 0 or not math.isfinite(losses[index - 1]):
+                return positions[index]
+            ends = [loss, losses[index - 1]], [positions[index], positions[index - 1]]
+            return float(np.interp(target, *ends))
+    return None
+
+
+def _row(group: Group, baseline: Group) -> TargetRow:
+    targets = baseline.losses
+    runs = [run for run in (*group.finished, *group.diverged) if run.record.seed in targets]
+    steps = _reached(runs, targets, lambda line: line.step)
+    own = _reached(baseline.finished, targets, lambda line: line.step)
+    a_step = runs[0].record.batch_size * runs[0].record.context if runs else 0
+    return TargetRow(
+        optimizer=group.key,
+        title=group.title,
+        reached=len(steps),
+        runs=len(runs),
+        steps=_over(steps.values()),
+        tokens=_over(a_step * step for step in steps.values()),
+        seconds=_over(_reached(runs, targets, lambda line: line.seconds).values()),
+        speed_up=_over(math.log(own[seed] / step) for seed, step in steps.items()),
+    )
+
+
+def _reached(
+    runs: Iterable[Run], targets: Mapping[int, float], measure: Callable[[EvalRecord], float]
+) -> dict[int, float]:
+    """By seed, where the runs meet their targets, of those that do."""
+    found = {
+        run.record.seed: first_reach(
+            run, targets[run.record.seed], [float(measure(line)) for line in run.evals]
+        )
+        for run in runs
+    }
+    return {seed: position for seed, position in found.items() if position is not None}
+
+
+def _over(values: Iterable[float]) -> Estimate | None:
+    kept = list(values)
+    return estimate(kept) if kept else None
+
+
+def _show_tokens(row: TargetRow) -> Cell:
+    return NOTHING if row.tokens is None else Cell(units.count(row.tokens.mean))
+
+
+def _show_speed_up(row: TargetRow) -> Cell:
+    if row.speed_up is None:
+        return NOTHING
+    middle, low, high = (
+        f"{units.number(math.exp(value), 2)}×"
+        for value in (row.speed_up.mean, row.speed_up.low, row.speed_up.high)
+    )
+    return Cell(middle, "n = 1" if row.speed_up.half_width is None else f"{low}–{high}")
