@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from train.data import Dataset
 from train.optimizer_configs import key
 from train.program import Program
 from train.records import (
+    CostRecord,
     DataSummary,
     EvalRecord,
     FinalRecord,
@@ -29,6 +31,7 @@ from train.records import (
     encode,
 )
 from train.speed import speed_of
+from train.tracking import TrackerName, numbers, open_tracker
 
 
 class Recorder:
@@ -41,11 +44,26 @@ class Recorder:
       config: The run.
       dataset: Its data.
       after_step: The step that training goes on from; later lines are dropped, to be written again.
+      track: Who else is told of every line.
+
+    Raises:
+      ValueError: If a tracker's package is not installed.
     """
 
-    def __init__(self, path: Path, config: RunConfig, dataset: Dataset, after_step: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        dataset: Dataset,
+        after_step: int,
+        track: Sequence[TrackerName] = (),
+    ) -> None:
         self._config, self._dataset = config, dataset
         first = jax.process_index() == 0
+        run = run_record(config, dataset)
+        self._trackers = [
+            open_tracker(name, path.parent, run, after_step) for name in track if first
+        ]
         self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
         kept = b"".join(map(encode, self._writer.kept)) if self._writer else b""
         self._records: list[Record] = [decode(line) for line in from_first(kept).splitlines()]
@@ -109,9 +127,11 @@ class Recorder:
             self._writer.sync()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, and what the trackers have open."""
         if self._writer:
             self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _tokens(self, step: int) -> int:
         return step * self._config.tokens_per_step
@@ -123,6 +143,9 @@ class Recorder:
         self._records.append(record)
         if self._writer:
             self._writer.write(record)
+        if not isinstance(record, RunRecord | CostRecord):
+            for tracker in self._trackers:
+                tracker.log(record.step, numbers(record))
 
 
 def run_record(config: RunConfig, dataset: Dataset) -> RunRecord:
