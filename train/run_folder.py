@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from train.atomic import write_whole
 from train.config import RunConfig, first_difference, to_dict
+from train.locking import locked
 from train.records import FinalRecord, read_records
 
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
+LOCK = ".lock"
 
 
 def claim(folder: Path, config: RunConfig) -> None:
@@ -22,6 +26,25 @@ def claim(folder: Path, config: RunConfig) -> None:
     check_owner(folder / CONFIG, config)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / CONFIG, config)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing into a run's folder, until this one is done or dies.
+
+    Raises:
+      ValueError: If another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, wait=False))
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing into {folder}: wait for it, stop it, or choose "
+                "another --out."
+            ) from error
+        yield
 
 
 def finished(folder: Path, config: RunConfig) -> FinalRecord | None:

@@ -9,14 +9,11 @@ folder of its own, and the second finds the name taken and uses what the first m
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from train.data import token_files
@@ -30,6 +27,7 @@ from train.data.sources import open_source
 from train.data.tokenizers import tokenizer_identity
 from train.data.verify import remember, verify
 from train.data.workers import cores
+from train.locking import locked
 
 
 def prepared_folder(config: DataConfig) -> Path:
@@ -76,7 +74,7 @@ def prepare(
     try:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent / f".{folder.name}.lock") as alone:
+            with locked(folder.parent / f".{folder.name}.lock") as alone:
                 if not folder.exists():
                     _make(config, folder, workers, progress, alone=alone)
     except OSError as error:
@@ -137,21 +135,6 @@ def _identity_of_text(config: DataConfig) -> list[object]:
         config.max_documents,
         config.shard_tokens,
     ]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Waits until no other process holds the lock; False where the file system knows no locks.
-
-    The system lets the lock go when its process ends, however it ends.
-    """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""A lock is held by one process at a time, and dies with it."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train.locking import locked
+from train.run_folder import held
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from train.run_folder import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def holder(folder):
+    command = [sys.executable, "-c", HOLD, folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_folder_has_one_writer_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
+    with holder(tmp_path / "run") as process:
+        with pytest.raises(ValueError, match=r"another process is writing into .*run: wait"):
+            held(tmp_path / "run").__enter__()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with held(tmp_path / "run"):
+            assert (tmp_path / "run").is_dir()
+
+
+def test_an_error_of_the_work_itself_is_not_taken_for_a_lock(tmp_path):
+    with pytest.raises(BlockingIOError), held(tmp_path):
+        raise BlockingIOError("of the work")
+
+
+def test_who_waits_gets_the_lock_when_it_is_let_go(tmp_path):
+    path = tmp_path / "run"
+    with holder(path) as process:
+        process.send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        with locked(path / ".lock") as is_held:
+            assert is_held
+        assert time.monotonic() - start < 30
+
+
+def test_a_file_system_without_locks_is_said_so(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path / "lock") as is_held:
+        assert not is_held
