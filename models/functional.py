@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from models.config import TransformerConfig
-from models.sharding import automatic, constrain
+from models.sharding import automatic, gather
 from models.transformer import Transformer
 
 Params = dict[str, Any]
@@ -146,7 +146,7 @@ def head_params(config: TransformerConfig, params: Params) -> Params:
     """
     name = "embed" if config.tied_head else "head"
     gathered = ("vocab", None) if config.tied_head else (None, "vocab")
-    return {name: jax.tree.map(lambda kernel: constrain(kernel, *gathered), params[name])}
+    return {name: jax.tree.map(lambda kernel: gather(kernel, gathered), params[name])}
 
 
 def logical_axes(config: TransformerConfig) -> Params:

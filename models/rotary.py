@@ -3,10 +3,11 @@
 Shapes: B batch, T tokens, N heads, H head dimension, R = H / 2 rotated pairs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Rotation(NamedTuple):
@@ -38,20 +39,23 @@ def segment_positions(segment_ids_BT: jax.Array) -> jax.Array:
     return index_BT - jax.lax.cummax(starts_BT, axis=1)
 
 
-def rotation(positions_BT: jax.Array, head_dim: int, theta: float) -> Rotation:
+def rotation(positions_BT: jax.Array | np.ndarray, head_dim: int, theta: float) -> Rotation:
     """Computes the angles once for all layers: position / theta^(2r / H) for pair r.
 
     Args:
-        positions_BT: Integer positions [B, T], or [1, T] when all sequences share them.
+        positions_BT: Integer positions [B, T], or [1, T] when all sequences share them. Those of
+            NumPy give constants: of what is computed, XLA's CPU backend puts a copy into every
+            loop that reads it, and takes each sine anew for every sequence, head and layer.
         head_dim: H, even.
         theta: Base of the geometric sequence of wavelengths.
 
     Returns:
         Cosines and sines, float32 [B, T, H / 2].
     """
-    exponents_R = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angles_BTR = positions_BT[..., None] * theta**-exponents_R
-    return Rotation(jnp.cos(angles_BTR), jnp.sin(angles_BTR))
+    xp: Any = np if isinstance(positions_BT, np.ndarray) else jnp
+    exponents_R = xp.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+    angles_BTR = positions_BT[..., None].astype(np.float32) * theta**-exponents_R
+    return Rotation(xp.cos(angles_BTR), xp.sin(angles_BTR))
 
 
 def rotate(x_BTNH: jax.Array, rotation: Rotation) -> jax.Array:

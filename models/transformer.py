@@ -5,13 +5,14 @@ Shapes: B batch, T tokens, S tokens read (S = T), D width, V vocabulary, L layer
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from models.config import TransformerConfig
 from models.layers import INITIAL_STD, Block, annotate, projection, rms_norm
 from models.products import product
 from models.rotary import Rotation, rotation, segment_positions
-from models.sharding import constrain
+from models.sharding import constrain, gather
 
 
 class Transformer(nnx.Module):
@@ -42,15 +43,16 @@ class Transformer(nnx.Module):
     def features(self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
         """Everything before the head: the normalized residual stream, [B, T, D] in config.dtype."""
         dtype = self.config.dtype
+        positions_BT: jax.Array | np.ndarray
         if segment_ids_BT is None:
-            positions_BT = jnp.arange(tokens_BT.shape[1])[None]
+            positions_BT = np.arange(tokens_BT.shape[1])[None]
             mask_BTS = None
         else:
             positions_BT = segment_positions(segment_ids_BT)
             mask_BTS = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
         angles = rotation(positions_BT, self.config.head_dim, self.config.rope_theta)
         # Looked up in float32, so that the gradient of a frequent token is summed in float32.
-        table_VD = constrain(self.embed.embedding[...], "vocab", None)
+        table_VD = gather(self.embed.embedding[...], ("vocab", None))
         x_BTD = _stream(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype))
         return self.final_norm(self._run_layers(x_BTD, angles, mask_BTS)).astype(dtype)
 

@@ -120,6 +120,13 @@ def test_rotation_angles_are_those_of_the_paper():
     chex.assert_trees_all_close(angles.sin[0, 0], jnp.sin(jnp.array([3.0, 0.3])), atol=1e-6)
 
 
+def test_angles_of_numpy_positions_are_known_before_the_program_runs():
+    positions = np.arange(500)[None]
+    known = rotation(positions, HEAD_DIM, 10_000.0)
+    assert all(isinstance(angles, np.ndarray) for angles in known)
+    chex.assert_trees_all_close(known, ROTATION(jnp.asarray(positions)), atol=1e-4)
+
+
 @given(st.sets(st.integers(1, 19)))
 def test_positions_count_from_zero_in_every_document(starts):
     documents = np.split(np.arange(20), sorted(starts))
@@ -147,6 +154,12 @@ def test_a_product_is_an_einsum_with_the_same_gradients(equation):
         return einsum(equation, *operands), jax.jvp(gradients(einsum), operands, operands)
 
     chex.assert_trees_all_close(derivatives(product), derivatives(jnp.einsum), atol=1e-4)
+
+
+def test_a_product_sums_over_heads_in_the_order_in_which_they_lie_in_memory():
+    heads, kernel = jnp.ones((2, 3, 4, 5)), jnp.ones((4, 5, 6))
+    lowered = jax.jit(functools.partial(product, "BTNH,NHD->BTD")).lower(heads, kernel)
+    assert "contracting_dims = [2, 3] x [0, 1]" in lowered.as_text()
 
 
 def test_a_product_of_half_precision_can_be_float32_with_gradients_of_half_precision():

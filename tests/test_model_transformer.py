@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import chex
 import jax
@@ -141,6 +142,26 @@ def test_layers_run_in_the_order_of_their_slices(params):
 
     swapped = params | {"layers": jax.tree.map(lambda leaf: leaf[::-1], layers)}
     assert not jnp.allclose(run(TINY, swapped, TOKENS), run(TINY, params, TOKENS), atol=1e-4)
+
+
+def test_projections_computed_as_one_give_the_loss_and_gradients_of_each_alone(params):
+    chex.assert_trees_all_close(
+        _compiled_step(attention="xla")(params),
+        _compiled_step(attention="head_major")(params),
+        atol=1e-6,
+    )
+
+
+def test_off_the_cpu_a_layer_reads_its_activations_in_four_products_and_not_seven():
+    def products(attention):
+        config = dataclasses.replace(TINY, attention=attention)
+        abstract = jax.eval_shape(lambda: init(TINY, jax.random.key(0)))
+        jaxpr = str(jax.make_jaxpr(functools.partial(features, config))(abstract, TOKENS))
+        shapes = re.findall(r":f32\[(\S+)\] = dot_general", jaxpr)
+        return sum(shape.startswith("2,16,") for shape in shapes)
+
+    assert products("head_major") == 7
+    assert products("xla") == 4
 
 
 def test_rematerialization_trades_memory_for_work_and_changes_nothing_else(params):

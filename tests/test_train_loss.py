@@ -15,7 +15,7 @@ import models
 from benchmarks import hlo
 from models import PRESETS
 from tests import tiny
-from train.chunked_loss import chunked_cross_entropy
+from train.chunked_loss import _logsumexp_in_one_pass, chunked_cross_entropy
 from train.config import MeshConfig
 from train.data import Batch
 from train.loss import CHUNK, batch_loss, cross_entropy, logit_tokens
@@ -92,6 +92,35 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(config, loss_chunk):
     chex.assert_trees_all_close(chunked, whole, rtol=1e-5, atol=1e-6)
     evaluated = jax.jit(functools.partial(mean_loss, config, loss_chunk))(params, batch)
     np.testing.assert_allclose(evaluated, whole[0], rtol=1e-6)
+
+
+def test_logits_too_large_to_leave_whole_take_the_chunked_way_as_a_single_chunk(monkeypatch):
+    params, batch = params_of(tiny.MODEL), batch_of(2, 16)
+    whole = loss_and_gradient(tiny.MODEL, None)
+    assert "while" not in whole.lower(params, batch).as_text()
+    expected = whole(params, batch)
+    monkeypatch.setattr("train.loss.WHOLE_BYTES", 0)
+    single = loss_and_gradient(tiny.MODEL, None)
+    assert "scatter" not in str(jax.make_jaxpr(jax.grad(by_head(params, batch)))(params["head"]))
+    chex.assert_trees_all_close(single(params, batch), expected, rtol=1e-5, atol=1e-6)
+
+
+def by_head(params, batch):
+    """The loss as a function of the head alone."""
+    return lambda head: mean_loss(tiny.MODEL, None, params | {"head": head}, batch)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e30])
+def test_the_normalizer_in_one_pass_is_that_of_two(scale):
+    logits = scale * jax.random.normal(jax.random.key(0), (3, 1000))
+    expected = jax.nn.logsumexp(logits, axis=-1)
+    np.testing.assert_allclose(_logsumexp_in_one_pass(logits), expected, rtol=1e-6)
+
+
+def test_the_normalizer_in_one_pass_leaves_out_what_has_no_probability():
+    logits = jnp.array([[-jnp.inf, 1.0, 2.0], [jnp.nan, 1.0, 2.0]])
+    found = _logsumexp_in_one_pass(logits)
+    np.testing.assert_allclose(found, jax.nn.logsumexp(logits, axis=-1), rtol=1e-6)
 
 
 def test_chunks_pass_on_the_gradient_of_the_weights():

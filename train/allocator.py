@@ -13,21 +13,34 @@ import sys
 
 import jax
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8  # malloc.h
 _LARGEST_INT = 2**31 - 1
 _THREAD_HEAP = 64 * 2**20
+
+
+def share_heap() -> None:
+    """Makes glibc serve the threads of this process from one heap.
+
+    A thread's own heap ends at 64 MiB, beyond which blocks are mapped and unmapped after all. It
+    keeps the heap it began with, so call this before JAX starts its backend.
+    """
+    _mallopt(_M_ARENA_MAX, 1)
 
 
 @functools.cache
 def keep_freed_memory() -> None:
     """Makes glibc serve large blocks from a heap that does not shrink, for this process, once.
 
-    Only the CPU backend needs it; without glibc it does nothing.
+    Only the CPU backend needs it; without glibc it does nothing. For steps with temporaries of
+    more than 64 MiB the heap must also be shared, see `share_heap`.
     """
-    if jax.default_backend() != "cpu" or sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-        mallopt(_M_TOP_PAD, _THREAD_HEAP)  # else a thread's empty heap is unmapped all the same
+    share_heap()
+    if jax.default_backend() == "cpu":
+        _mallopt(_M_MMAP_MAX, 0)
+        _mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+        _mallopt(_M_TOP_PAD, _THREAD_HEAP)  # else a thread's empty heap is unmapped all the same
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    if sys.platform == "linux" and hasattr(glibc := ctypes.CDLL(None), "mallopt"):
+        glibc.mallopt(parameter, value)

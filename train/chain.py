@@ -13,7 +13,7 @@ from typing import Any
 
 import optax
 
-_TRANSPARENT = ("with_extra_args_support", "_unless_empty")
+_TRANSPARENT = ("with_extra_args_support", "inferred_update", "_unless_empty")
 """What these make passes everything on to one other transformation."""
 
 _FUNCTIONS = ("mask", "b1", "b2", "b3", "alpha", "weight_decay", "step_size_fn")

@@ -102,9 +102,26 @@ def _nats(logits_V: Array, targets: Array) -> tuple[Array, Array]:
     exchange between devices that share the vocabulary.
     """
     is_target_V = targets[..., None] == jnp.arange(logits_V.shape[-1])
-    log_normalizer = jax.nn.logsumexp(logits_V, axis=-1)
+    log_normalizer = jax.lax.platform_dependent(
+        logits_V, cpu=functools.partial(jax.nn.logsumexp, axis=-1), default=_logsumexp_in_one_pass
+    )
     nats = log_normalizer - jnp.where(is_target_V, logits_V, 0.0).sum(axis=-1)
     return nats, jnp.exp(logits_V - log_normalizer[..., None]) - is_target_V
+
+
+def _logsumexp_in_one_pass(logits_V: Array) -> Array:
+    """Reads the logits once, where a maximum and a sum read them twice; slow on a CPU."""
+
+    def join(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Two pairs (m, s), each standing for a sum of s exp(m), as one."""
+        (m, s), (n, t) = one, other
+        shrink = jnp.exp(-jnp.abs(m - n))
+        return jnp.maximum(m, n), jnp.where(m > n, s + shrink * t, shrink * s + t)
+
+    empty = jnp.finfo(logits_V.dtype).min, jnp.zeros((), logits_V.dtype)
+    last = (logits_V.ndim - 1,)
+    m, s = jax.lax.reduce((logits_V, jnp.ones_like(logits_V)), empty, join, last)
+    return m + jnp.log(s)
 
 
 def _cut(array_BT: Array, chunks: int) -> Array:

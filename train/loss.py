@@ -66,13 +66,15 @@ def batch_loss(
       The sum of the losses in nats and the sum of the weights, float32 scalars.
     """
     x_BTD = models.features(config, params, batch.inputs_BT, batch.segment_ids_BT)
-    chunks = _chunks(config, batch.targets_BT.shape, loss_chunk)
-    if chunks == 1:
+    rows, length = batch.targets_BT.shape
+    tokens = -(-rows // shards("batch")) * length
+    at_once = logit_tokens(config, tokens, loss_chunk)
+    if at_once == tokens and _fit_whole(config, tokens):
         logits_BTV = models.unembed(config, params, x_BTD)
         return cross_entropy(logits_BTV, batch.targets_BT, batch.weights_BT)
     total = chunked_cross_entropy(
         functools.partial(models.unembed, config),
-        chunks,
+        min(length, -(-tokens // at_once)),  # At most one a position.
         models.head_params(config, params),
         x_BTD,
         batch.targets_BT,
@@ -91,14 +93,9 @@ def logit_tokens(
       >>> [logit_tokens(PRESETS[name], 65_536) for name in ("nano", "paper_wide")]
       [65536, 8192]
     """
-    whole = loss_chunk is None and 4 * tokens * config.vocab_size <= WHOLE_BYTES
+    whole = loss_chunk is None and _fit_whole(config, tokens)
     return tokens if whole else min(tokens, loss_chunk or CHUNK)
 
 
-def _chunks(
-    config: models.TransformerConfig, shape: tuple[int, int], loss_chunk: int | None
-) -> int:
-    """Chunks of the sequence, at most one a position."""
-    rows, length = shape
-    tokens = -(-rows // shards("batch")) * length
-    return min(length, -(-tokens // logit_tokens(config, tokens, loss_chunk)))
+def _fit_whole(config: models.TransformerConfig, tokens: int) -> bool:
+    return 4 * tokens * config.vocab_size <= WHOLE_BYTES

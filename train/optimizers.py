@@ -14,6 +14,7 @@ from optax import contrib
 
 import optax_strat
 from train.config import ScheduleConfig
+from train.islands import inferred_update
 from train.optimizer_configs import (
     LAMB,
     Aardvark,
@@ -49,6 +50,9 @@ def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: in
     """
     rate = learning_rate_schedule(config.learning_rate, schedule, steps)
     transformation = _transformation(config, rate, steps)
+    # Products of sharded matrices, and replicated rows and columns, are ambiguous to JAX's types.
+    if isinstance(config, Adafactor | Muon) or getattr(config, "factored", False):
+        transformation = inferred_update(transformation)
     if not isinstance(config, StratOpt | Aardvark):
         transformation = optax_strat.skip_nonfinite(transformation)
     return Optimizer(transformation, rate)

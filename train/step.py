@@ -8,11 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import PartitionSpec
 
 import models
 import optax_strat
+from models.sharding import automatic
 from train.accumulation import mean_loss_and_gradient
 from train.data import Batch
+from train.islands import specs
 from train.loss import batch_loss
 from train.optimizers import Optimizer
 from train.state import TrainState
@@ -39,8 +42,12 @@ def make_train_step(
     def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
         return batch_loss(config, params, batch, loss_chunk)
 
+    def loss_and_gradient(params: Any, batch: Batch) -> tuple[Array, Any]:
+        return mean_loss_and_gradient(summed_loss, params, batch, accumulate)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        loss, grads = mean_loss_and_gradient(summed_loss, state.params, batch, accumulate)
+        gradient_like_params = (PartitionSpec(), specs(state.params))
+        loss, grads = automatic(loss_and_gradient, gradient_like_params)(state.params, batch)
         updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         skipped, consecutive_skips = _skips(opt_state)
@@ -64,8 +71,11 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], tuple[Array, Array]]:
     """Sum of the losses of a batch and its weight: `(params, batch) -> (nats, tokens)`."""
 
-    def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
+    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
         return batch_loss(config, params, batch, loss_chunk)
+
+    def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
+        return automatic(summed_loss, (PartitionSpec(), PartitionSpec()))(params, batch)
 
     return eval_step
 
