@@ -114,6 +114,23 @@ def test_another_tokenizer_in_the_folder_is_refused(config):
         _ = dataset.tokenizer
 
 
+@pytest.mark.parametrize(
+    ("asked", "other"), [("bytes", "bpe:260"), ("bpe:260", "bpe:261"), ("bpe:260", "bytes")]
+)
+def test_a_folder_that_another_tokenizer_made_is_refused(config, asked, other):
+    config = dataclasses.replace(config, tokenizer=asked)
+    made = open_dataset(dataclasses.replace(config, tokenizer=other))
+    shutil.copytree(made.folder, prepared_folder(config))
+    sentence = f"made by '{other.replace(':', '-')}' and not by '{asked}'; delete the folder"
+    opening_fails(config, sentence)
+
+
+def test_a_shard_that_another_tokenizer_made_is_refused(config, prepared):
+    other = open_dataset(dataclasses.replace(config, tokenizer="bpe:260"))
+    shutil.copy(other.folder / "train-00000.bin", prepared)
+    opening_fails(config, "train-00000.bin", "delete the folder and prepare again")
+
+
 def test_a_missing_manifest_is_found(config, prepared):
     (prepared / "manifest.json").unlink()
     opening_fails(config, "manifest.json: missing")

@@ -1,5 +1,6 @@
 """Files are encoded side by side and one by one kept; the shards do not show it."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -168,7 +169,8 @@ def test_a_killed_worker_is_told_and_the_rest_is_kept(config, monkeypatch):
 
     def kill(done):
         if done.documents > 20:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # It may be dead already.
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     write_documents(Path(config.source.removeprefix("jsonl:")) / "5.jsonl", TEXTS * 4_000)
     with pytest.raises(DataError, match="was killed, most likely for its memory"):

@@ -17,6 +17,7 @@ import pytest
 from train import configs, loop
 from train.config import MeshConfig, ScheduleConfig
 from train.data import DataConfig
+from train.distributed import refuse_several_processes
 from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
 
 ROOT = Path(__file__).parent.parent
@@ -229,3 +230,21 @@ def test_a_port_that_is_taken_is_one_sentence(folder):
         _, error = output_of(process)
     assert process.returncode == 2, error
     assert "see that the coordinator's port is free" in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_STEP_NUM_TASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "4"},
+        {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NODE_RANK": "1"},
+    ],
+)
+def test_a_comparison_started_several_times_at_once_is_refused(environment):
+    with pytest.raises(ValueError, match=r"compare is the work of one process.*--ntasks 1"):
+        refuse_several_processes("compare", environment)
+
+
+def test_a_comparison_started_once_by_a_launcher_is_allowed():
+    refuse_several_processes("compare", {"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "1"})
+    refuse_several_processes("compare", {})

@@ -12,7 +12,9 @@ def call(*arguments, cwd=None):
     )
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "report", "prepare", "plan", "explain"])
+@pytest.mark.parametrize(
+    "command", ["run", "compare", "tune", "report", "prepare", "plan", "explain"]
+)
 def test_every_command_explains_itself(command, capsys):
     from train.cli import main
 
@@ -33,6 +35,9 @@ def test_every_command_explains_itself(command, capsys):
         (["run", "nano", "--mesh.fsdp", "3"], "fsdp=3 x tensor=1 needs"),
         (["run", "nano", "--data.source", "ftp:x"], "ftp:x"),
         (["compare", "--only", "adamw", "sgd"], "--only sgd: no such optimizer"),
+        (["tune", "--only", "sgd"], "--only sgd: no such optimizer"),
+        (["tune", "--trials", "0"], "trials=0"),
+        (["tune", "--workers", "0"], "workers=0"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

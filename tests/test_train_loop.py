@@ -1,25 +1,31 @@
 """A run: what it writes, and that stopping and going on changes nothing."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import tiny
-from train import loop
+from train import cli, configs, loop
+from train.accelerators import ACCELERATORS
 from train.checkpointing import Checkpointer, CheckpointError
-from train.config import config_hash, to_dict
+from train.config import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
 from train.interrupts import Interrupted
+from train.memory import OutOfMemoryError, explain_out_of_memory, memory_explained
 from train.optimizer_configs import Aardvark
 from train.program import build_program
 from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
+from train.run_folder import held
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ def state_in(folder, config, program):
 
 def without_clocks(records):
     """Records as dictionaries, less what two equal runs may differ in."""
-    clocks = {"seconds", "device_seconds", "started"}
+    clocks = {"seconds", "device_seconds", "started", "tokens_per_second", "mfu"}
     return [
         {name: value for name, value in vars(record).items() if name not in clocks}
         for record in records
@@ -189,6 +195,17 @@ def test_a_checkpoint_of_another_dtype_is_refused_and_not_cast(config, program, 
     checkpointer.close()
 
 
+def test_a_second_writer_of_a_folder_is_refused_and_the_first_goes_on(config, program, tmp_path):
+    with held(tmp_path / "run"), pytest.raises(ValueError, match="another process is writing"):
+        loop.train(config, tmp_path / "run", program=program)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_trackers_stand_beside_the_records(config, program, tmp_path):
+    loop.train(config, tmp_path / "run", program=program, track=("tensorboard",))
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
 def test_a_vocabulary_that_is_too_small_is_refused_before_anything_is_written(config, tmp_path):
     small = tiny.run_config(tmp_path, model=tiny.dataclasses.replace(tiny.MODEL, vocab_size=7))
     with pytest.raises(ValueError, match=r"model.vocab_size=7 is smaller .*--model.vocab-size"):
@@ -209,3 +226,91 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_are_recorded(config, tmp_p
     final = read_records(tmp_path / "run" / "records.jsonl")[-1]
     assert isinstance(final, FinalRecord)
     assert final.diverged
+
+
+EXHAUSTED = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
+
+
+def test_a_step_without_memory_ends_in_a_sentence_and_the_run_goes_on_later(
+    config, program, undisturbed, tmp_path, monkeypatch
+):
+    real_step = type(program).train_step
+
+    def step(self, state, batch):
+        if int(state.step) == 6:
+            raise EXHAUSTED
+        return real_step(self, state, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(program), "train_step", step)
+        with pytest.raises(OutOfMemoryError, match=r"memory ran out \(Out of memory allocating 12"):
+            loop.train(config, tmp_path, program=program)
+    loop.train(config, tmp_path, program=program)
+    assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
+        read_records(undisturbed / "records.jsonl")
+    )
+
+
+def test_a_program_that_does_not_fit_ends_with_status_2_before_anything_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    def build(config):
+        raise EXHAUSTED
+
+    monkeypatch.setattr(loop, "build_program", build)
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", "nano", "--data.source", "synthetic", "--out", "run"])
+    assert end.value.code == 2
+    assert "`python -m train plan` predicts" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_xlas_own_exhaustion_is_explained_and_other_errors_are_not(config):
+    with (
+        pytest.raises(OutOfMemoryError, match="on each of 8 devices; try --"),
+        memory_explained(config),
+    ):
+        jnp.zeros(2**46).block_until_ready()  # More than a process can address.
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_explained(config):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device that is not here, of which JAX may use a part."""
+
+    device_kind: str
+    limit: float | None
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit} if self.limit else None
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "offer"),
+    [
+        ("h100", None, r"\(NVIDIA H100 80GB HBM3\) has 72 GB for JAX;"),
+        ("h100", 60e9, r"has 60 GB for JAX, or 72 GB with XLA_PYTHON_CLIENT_MEM_FRACTION=0.9;"),
+        ("h100", 71e9, "has 71 GB for JAX;"),
+        (None, 24e9, r"\(unheard of\) has 24 GB for JAX;"),
+    ],
+)
+def test_a_device_that_is_known_is_compared_with_the_plan(name, limit, offer):
+    paper = dataclasses.replace(configs.paper_consistent(), mesh=MeshConfig(fsdp=8))
+    device = Device(ACCELERATORS[name].kind if name else "unheard of", limit)
+    sentence = explain_out_of_memory(paper, EXHAUSTED, device, 8)
+    expected = f"predicts [0-9.]+ GB on each of 8 devices, and a device .*{offer} try --accumulate"
+    assert re.search(expected, sentence)
+
+
+def test_data_of_another_tokenizer_than_the_checkpoints_is_refused(config, program, undisturbed):
+    other = Checkpointer(
+        undisturbed / "checkpoints",
+        config_hash=config_hash(config), fingerprint="another", seed=config.seed,
+    )  # fmt: skip
+    sentence = r"another text, tokenizer or packing.*choose another --out"
+    with pytest.raises(CheckpointError, match=sentence):
+        other.restore(program.target)
+    other.close()

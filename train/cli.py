@@ -1,4 +1,4 @@
-"""The command line: `python -m train run|compare|report|prepare|plan|explain`.
+"""The command line: `python -m train run|compare|tune|report|prepare|plan|explain`.
 
 Each command is a function of its options (`train.options`). What a user can mend (a `ValueError`)
 ends as one sentence and exit status 2, never as a traceback.
@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from train import configs
+from train.allocator import share_heap
 from train.budget import refuse_unless_accepted
 from train.compare import compare
 from train.config import Comparison, RunConfig, config_hash
@@ -37,12 +38,18 @@ from train.options import (
     PrepareOptions,
     ReportOptions,
     RunOptions,
+    TuneOptions,
 )
 from train.plan import make_plan
 from train.plan_table import plan_table
 from train.report import report
+from train.report.tuning_report import tuning_report
 from train.report.units import size
 from train.speed import Speed
+from train.tuning.config import Tuning, nano_tuning
+from train.tuning.processes import other_workers
+from train.tuning.queue import TUNING
+from train.tuning.worker import tune
 
 console = Console()
 T = TypeVar("T")
@@ -55,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = {
         "run": _run,
         "compare": _compare,
+        "tune": _tune,
         "report": _report,
         "prepare": _prepare,
         "plan": _plan,
@@ -62,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if not arguments or arguments[0] not in commands:
         _usage(commands, asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
+    share_heap()
     # Compiled programs are kept between calls: a resumed run starts at once.
     jax.config.update("jax_compilation_cache_dir", str(Path("cache/jax").absolute()))
     try:
@@ -87,7 +96,13 @@ def _run(arguments: list[str]) -> None:
     try:
         with RunDisplay(console, config.steps) as display:
             display.run_started(folder.name)
-            final = train(config, folder, on_progress=display.run_progress, profile=options.profile)
+            final = train(
+                config,
+                folder,
+                on_progress=display.run_progress,
+                profile=options.profile,
+                track=options.track,
+            )
     except Interrupted as stop:
         _stopped(stop, options.stop_status)
     console.print(
@@ -111,10 +126,23 @@ def _compare(arguments: list[str]) -> None:
     report(folder, console=console)
 
 
+def _tune(arguments: list[str]) -> None:
+    """tune optimizers on equal budgets: N trials each"""
+    options = _parse(TuneOptions, "tune", arguments, TuneOptions(nano_tuning()))
+    tuning = _only_tuned(options.tuning, options.only)
+    folder = options.out or _tuning_folder(tuning)
+    runs = [run for runs in tuning.runs().values() for run in runs]
+    others = other_workers(tuning, folder, options.workers - 1, population=options.population)
+    with RunDisplay(console, sum(run.steps for run in runs)) as display, others:
+        tune(tuning, folder, display, population=options.population)
+    tuning_report(folder, console=console)
+
+
 def _report(arguments: list[str]) -> None:
     """write the report of a comparison"""
     options = _parse(ReportOptions, "report", arguments)
-    report(options.folder, out=options.out, console=console, allow_mixed=options.allow_mixed)
+    make = tuning_report if (options.folder / TUNING).exists() else report
+    make(options.folder, out=options.out, console=console, allow_mixed=options.allow_mixed)
 
 
 def _prepare(arguments: list[str]) -> None:
@@ -169,6 +197,20 @@ def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
         return comparison
     chosen = [optimizer for name, optimizer in known.items() if name in ("adamw", *names)]
     return dataclasses.replace(comparison, optimizers=tuple(chosen))
+
+
+def _only_tuned(tuning: Tuning, names: tuple[str, ...]) -> Tuning:
+    known = {key(space.optimizer): space for space in tuning.spaces}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--only {name}: no such optimizer; choose from {', '.join(known)}.")
+    chosen = tuple(known[name] for name in dict.fromkeys(names)) or tuning.spaces
+    return dataclasses.replace(tuning, spaces=chosen)
+
+
+def _tuning_folder(tuning: Tuning) -> Path:
+    named = tuning == nano_tuning()
+    return Path("runs") / ("tune" if named else f"tune-{config_hash(tuning)}")
 
 
 def _default_folder(comparison: Comparison) -> Path:

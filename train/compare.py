@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from train.atomic import write_whole
@@ -14,7 +15,9 @@ from train.config import Comparison, RunConfig
 from train.costs import measure_costs
 from train.data import Dataset, open_dataset
 from train.display import RunDisplay
+from train.distributed import refuse_several_processes
 from train.loop import StuckError, check_vocabulary, train
+from train.memory import memory_explained
 from train.optimizer_configs import OptimizerConfig, key
 from train.program import Program, build_program
 from train.records import encode
@@ -31,10 +34,11 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
       display: Told of every step.
 
     Raises:
-      ValueError: If the folder holds another comparison, or the configuration does not fit the data
-        or the devices.
+      ValueError: If the folder holds another comparison, the configuration does not fit the data
+        or the devices, or this is one of several processes.
       Interrupted: If a signal asked to stop; the same call goes on from there.
     """
+    refuse_several_processes("compare", os.environ)
     check_owner(folder / "comparison.json", comparison)
     check_mesh(comparison)
     dataset = open_dataset(comparison.data)
@@ -90,5 +94,6 @@ class _Programs:
 
     def __getitem__(self, optimizer: OptimizerConfig) -> Program:
         if optimizer not in self._built:
-            self._built[optimizer] = build_program(self._runs[optimizer])
+            with memory_explained(self._runs[optimizer]):
+                self._built[optimizer] = build_program(self._runs[optimizer])
         return self._built[optimizer]

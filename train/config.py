@@ -41,6 +41,9 @@ class MeshConfig:
     """Devices that share one copy of parameters and optimizer state."""
     tensor: int = 1
     """Devices that share heads, MLP columns and vocabulary."""
+    axes: Literal["auto", "explicit"] = "auto"
+    """Who decides how intermediate arrays are sharded: the compiler alone, or JAX too, which then
+    checks the shardings of gradients, updates and state as part of their types."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,6 +125,24 @@ def _launched(environment: Mapping[str, str]) -> bool:
     return kubernetes or any(int(environment.get(size, 1)) > 1 for size in sizes)
 
 
+def refuse_several_processes(command: str, environment: Mapping[str, str]) -> None:
+    """Refuses to do, several times at once, what one process does alone.
+
+    Args:
+      command: The word after `python -m train`.
+      environment: The process's variables.
+
+    Raises:
+      ValueError: If a launcher started this process together with others.
+    """
+    if jax.process_count() > 1 or find_place(HostsConfig(), environment) is not None:
+        raise ValueError(
+            f"python -m train {command} is the work of one process, which uses all devices of its "
+            "node, and this is one of several: start it once, such as by `srun --ntasks 1` or "
+            "`mpirun -n 1`, or train each configuration by `python -m train run`."
+        )
+
+
 def init_distributed(config: HostsConfig) -> int:
     """Joins the other processes, if there are any; call it before anything touches a device.
 

@@ -8,7 +8,8 @@ interrupted run ends in the same bits as an undisturbed one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,15 @@ from train.checkpointing import Checkpointer
 from train.config import Experiment, RunConfig, config_hash
 from train.data import Dataset, open_dataset
 from train.interrupts import Interrupted
+from train.memory import memory_explained
 from train.profiling import TRACE, Profiler
 from train.program import Program, build_program
 from train.recorder import Recorder
 from train.records import FinalRecord
-from train.run_folder import RECORDS, claim, finished
+from train.run_folder import RECORDS, claim, finished, held
 from train.sharding import check_mesh, process_share
 from train.stopwatch import Stopwatch
+from train.tracking import TrackerName
 
 
 class Progress(NamedTuple):
@@ -59,6 +62,7 @@ def train(
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     profile: bool = False,
+    track: Sequence[TrackerName] = (),
 ) -> FinalRecord:
     """Trains one configuration to its last step, going on from the folder's last checkpoint.
 
@@ -70,11 +74,13 @@ def train(
       dataset: The configuration's open data set, likewise.
       on_progress: Called after every step.
       profile: Write a trace of a few steps into the folder.
+      track: Who else is told of every record.
 
     Raises:
-      ValueError: If the configuration does not fit the data, the devices or what the folder holds;
-        raised before anything is written.
+      ValueError: If the configuration does not fit the data, the devices or what the folder holds,
+        or another process writes into it; raised before anything is written.
       Interrupted: If a signal asked to stop; the state is saved.
+      OutOfMemoryError: If a device's memory is not enough, while compiling or at a step.
       StuckError: After `config.max_consecutive_skips` non-finite steps in a row; a final record
         says that the run diverged.
     """
@@ -86,15 +92,16 @@ def train(
     check_vocabulary(config, dataset)
     check_same("the configuration", config_hash(config), "give every process the same flags.")
     check_same("the data", dataset.fingerprint, "prepare it once, where all processes read it.")
-    program = program or build_program(config)
-    if jax.process_index() == 0:
-        claim(folder, config)
-    run = _Run(config, folder, program, dataset, on_progress, profile)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(memory_explained(config))
+        program = program or build_program(config)
+        if jax.process_index() == 0:
+            stack.enter_context(held(folder))
+            claim(folder, config)
+        run = _Run(config, folder, program, dataset, on_progress, profile, track)
+        stack.callback(run.close)
         with SharedStopRequest(program.mesh) as stop:
             return run.to_the_end(stop)
-    finally:
-        run.close()
 
 
 def check_vocabulary(config: Experiment, dataset: Dataset) -> None:
@@ -121,6 +128,7 @@ class _Run:
         dataset: Dataset,
         on_progress: Callable[[Progress], None],
         profile: bool,
+        track: Sequence[TrackerName],
     ) -> None:
         self._config, self._program, self._dataset = config, program, dataset
         self._on_progress = on_progress
@@ -142,7 +150,7 @@ class _Run:
         self._start = int(self._state.step)
         trace = folder / TRACE if profile else None
         self._profiler = Profiler(trace, self._start + 1, config.steps)
-        self._recorder = Recorder(folder / RECORDS, config, dataset, after_step=self._start)
+        self._recorder = Recorder(folder / RECORDS, config, dataset, self._start, track)
         self._val_loss = math.nan
 
     def to_the_end(self, stop: SharedStopRequest) -> FinalRecord:

@@ -14,6 +14,8 @@ from train.accelerators import AcceleratorName
 from train.config import Comparison
 from train.data import DataConfig
 from train.distributed import HostsConfig
+from train.tracking import TrackerName
+from train.tuning.config import Tuning
 
 _NamedRun = tyro.extras.subcommand_type_from_defaults(
     {name: make() for name, make in configs.RUNS.items()},
@@ -33,6 +35,8 @@ class RunOptions:
     """Run a configuration that is known to cost hundreds of device-hours."""
     profile: bool = False
     """Write a trace of a few steps into the run's folder, for xprof or TensorBoard."""
+    track: tuple[TrackerName, ...] = ()
+    """Tell these of every record too; each needs its package."""
     hosts: HostsConfig = field(default_factory=HostsConfig)
     """The other processes of the run."""
     stop_status: int = 0
@@ -50,6 +54,24 @@ class CompareOptions:
     """A tenth of the steps."""
     only: tuple[str, ...] = ()
     """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Tune every optimizer on equal budgets and report; the same command goes on after a stop.
+
+    Called several times at once, on any machines that see the folder, it shares the trials out.
+    """
+
+    tuning: Annotated[Tuning, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the tuning; by default one under runs/."""
+    only: tuple[str, ...] = ()
+    """Tune these alone, such as `--only adamw lion`."""
+    workers: int = 1
+    """Processes of this machine that share the trials."""
+    population: int = 1
+    """Trials that a process trains at a time, in one compiled program."""
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,9 @@ class Plan:
                 return f"--accumulate {accumulate}"
         remat = dataclasses.replace(self.config.model, remat="full")
         changed = dataclasses.replace(self.config, model=remat, accumulate=rows)
-        if make_plan(changed, self.device).fits:
-            return f"--accumulate {rows} --model.remat full"
+        if changed != self.config and make_plan(changed, self.device).fits:
+            parts = f"--accumulate {rows} " if rows > self.config.accumulate else ""
+            return f"{parts}--model.remat full"
         return "more devices along --mesh.fsdp or --mesh.tensor, or a shorter --context"
 
 

@@ -6,9 +6,10 @@ import datetime
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
+from jax.sharding import Mesh
 
 import models
 from train import provenance
@@ -16,7 +17,6 @@ from train.agreement import from_first
 from train.config import RunConfig, config_hash
 from train.data import Dataset
 from train.optimizer_configs import key
-from train.program import Program
 from train.records import (
     CostRecord,
     DataSummary,
@@ -32,6 +32,20 @@ from train.records import (
 )
 from train.speed import speed_of
 from train.tracking import TrackerName, numbers, open_tracker
+
+
+class CompiledStep(Protocol):
+    """What a final record tells of the program that ran."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """All devices that it ran on."""
+
+    def peak_bytes(self) -> int:
+        """Memory of a device that it needs."""
+
+    def state_bytes_per_parameter(self) -> float:
+        """Size of the optimizer's state."""
 
 
 class Recorder:
@@ -95,7 +109,7 @@ class Recorder:
         )
         self._write(record)
 
-    def final(self, step: int, program: Program, seconds: float) -> FinalRecord:
+    def final(self, step: int, program: CompiledStep, seconds: float) -> FinalRecord:
         """The last line. A run that stopped early, or ends above its start, has diverged."""
         config = self._config
         steps = [record for record in self._records if isinstance(record, StepRecord)]

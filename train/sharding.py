@@ -7,7 +7,8 @@ state of a parameter's shape is sharded as that parameter, everything else is re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,10 +50,35 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     if min(shape) < 1 or data * fixed != len(devices):
         raise ValueError(
             f"mesh data={data} x fsdp={config.fsdp} x tensor={config.tensor} needs "
-            f"{data * fixed} devices and {len(devices)} are in use: choose sizes whose product "
-            f"is {len(devices)}."
+            f"{data * fixed} devices and {len(devices)} are in use: a mesh that fits is "
+            f"{_fitting_mesh(config, len(devices))}."
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=axis_types(config), devices=devices)
+
+
+def _fitting_mesh(config: MeshConfig, devices: int) -> str:
+    """The mesh nearest to the one asked for that these devices can make, as flags."""
+    tensor = max(divisors(devices, most=max(config.tensor, 1)))
+    fsdp = max(divisors(devices // tensor, most=max(config.fsdp, 1)))
+    sizes = {"data": devices // (tensor * fsdp), "fsdp": fsdp, "tensor": tensor}
+    changed = {n: size for n, size in sizes.items() if getattr(config, n) not in (None, size)}
+    return " ".join(f"--mesh.{axis} {size}" for axis, size in changed.items())
+
+
+def divisors(number: int, *, most: int) -> list[int]:
+    """What divides a number, from 1 up to `most`.
+
+    Example:
+      >>> divisors(12, most=8)
+      [1, 2, 3, 4, 6]
+    """
+    return [size for size in range(1, most + 1) if number % size == 0]
+
+
+def axis_types(config: MeshConfig) -> tuple[AxisType, ...]:
+    """JAX's word for `config.axes`, for every axis of the mesh."""
+    kind = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}[config.axes]
+    return (kind,) * len(AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,33 +95,42 @@ def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % shards:
         raise ValueError(
-            f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices: "
-            f"take a multiple of {shards}."
+            f"batch_size={batch_size} does not divide over data x fsdp = {shards} devices: take a "
+            f"multiple of {shards} rows, or data x fsdp among {_listed(batch_size, mesh)}; "
+            "--mesh.tensor takes the other devices."
         )
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
-def process_share(mesh: Mesh, batch_size: int) -> dict[str, int]:
-    """Which rows of a batch this process reads, in the words of the data's readers.
+def process_share(
+    mesh: Mesh, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> dict[str, int]:
+    """Which rows of a batch a process reads, in the words of the data's readers.
 
     Processes that share a row (through the `tensor` axis) all read it.
 
+    Args:
+      mesh: All devices of the run.
+      batch_size: Rows of the global batch.
+      devices: Those of the process; by default of this one.
+
     Returns:
       `process_count`, in how many equal shares the rows are dealt out, and `process_index`, which
-      of them lies on this process's devices.
+      of them lies on the process's devices.
 
     Raises:
-      ValueError: If the rows of this process's devices are not one such share.
+      ValueError: If the rows of the process's devices are not one such share.
     """
-    parts = batch_sharding(mesh, batch_size).addressable_devices_indices_map((batch_size,))
-    spans = {part[0].indices(batch_size)[:2] for part in parts.values() if part is not None}
+    devices = mesh.local_devices if devices is None else devices
+    parts = batch_sharding(mesh, batch_size).devices_indices_map((batch_size,))
+    spans = {parts[device][0].indices(batch_size)[:2] for device in devices}
     first, last = min(spans)[0], max(spans)[1]
     rows = last - first
     if sum(stop - start for start, stop in spans) != rows or first % rows or batch_size % rows:
         raise ValueError(
-            f"the devices of process {jax.process_index()} hold rows {sorted(spans)} of a batch of "
-            f"{batch_size}, not one equal share: choose mesh sizes that divide or are a multiple "
-            f"of the {jax.local_device_count()} devices of a process."
+            f"the {len(devices)} devices of process {devices[0].process_index} hold rows "
+            f"{sorted(spans)} of a batch of {batch_size}, not one equal share: choose mesh sizes "
+            f"that divide {len(devices)} or are a multiple of it."
         )
     return {"process_index": first // rows, "process_count": batch_size // rows}
 
@@ -127,19 +162,38 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
     Raises:
       ValueError: If a sharded dim is not a multiple of its axis's size.
     """
+    axes = jax.tree.map(
+        lambda shape, names: tuple(RULES[name] if name else None for name in names),
+        shapes,
+        logical_axes,
+    )
+    _check_dims(mesh, logical_axes, axes, shapes)
+    return jax.tree.map(lambda shape, axes: NamedSharding(mesh, PartitionSpec(*axes)), shapes, axes)
 
-    def one(path: Any, shape: Any, names: tuple[str | None, ...]) -> NamedSharding:
-        axes = tuple(RULES[name] if name else None for name in names)
+
+def _check_dims(mesh: Mesh, logical_axes: Any, axes: Any, shapes: Any) -> None:
+    """Refuses a dim that its axis does not divide, with the sizes that divide all of the axis's."""
+    sharded: dict[str, list[tuple[str, int]]] = {}
+
+    def note(path: Any, shape: Any, names: tuple[str | None, ...], axes: tuple[Any, ...]) -> None:
+        leaf = jax.tree_util.keystr(path, simple=True, separator="/")
         for dim, name, axis in zip(shape.shape, names, axes, strict=True):
-            if isinstance(axis, str) and dim % mesh.shape[axis]:
-                raise ValueError(
-                    f"mesh axis {axis}={mesh.shape[axis]} does not divide {name}={dim} of "
-                    f"{jax.tree_util.keystr(path, simple=True, separator='/')}: "
-                    f"choose a {axis} size that divides {dim}."
-                )
-        return NamedSharding(mesh, PartitionSpec(*axes))
+            if axis is not None:
+                sharded.setdefault(axis, []).append((f"{name}={dim} of {leaf}", dim))
 
-    return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
+    jax.tree_util.tree_map_with_path(note, shapes, logical_axes, axes)
+    for axis, dims in sharded.items():
+        common = math.gcd(*(dim for _, dim in dims))
+        for name, dim in dims:
+            if dim % mesh.shape[axis]:
+                raise ValueError(
+                    f"mesh axis {axis}={mesh.shape[axis]} does not divide {name}: choose "
+                    f"--mesh.{axis} among {_listed(common, mesh)}."
+                )
+
+
+def _listed(number: int, mesh: Mesh) -> str:
+    return ", ".join(map(str, divisors(number, most=mesh.size)))
 
 
 def state_shardings(

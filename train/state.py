@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,11 +50,20 @@ def init_state(
     seed: int,
 ) -> TrainState:
     """The state before the first step; the same seed gives the same parameters on any mesh."""
-    shardings = jax.tree.map(
-        lambda leaf: leaf.sharding, abstract_state(config, transformation, mesh)
+    return _initializer(config, transformation, mesh)(jax.random.key(seed))
+
+
+@functools.lru_cache(maxsize=32)  # Another seed, and another run of a program, compile nothing.
+def _initializer(
+    config: models.TransformerConfig, transformation: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[Array], TrainState]:
+    target = abstract_state(config, transformation, mesh)
+    return jax.jit(
+        lambda key: _initial(config, transformation, key),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target),
+        # It runs once: the random numbers of every leaf would compile longer than the train step.
+        compiler_options={"xla_backend_optimization_level": 1},
     )
-    initial = jax.jit(lambda key: _initial(config, transformation, key), out_shardings=shardings)
-    return initial(jax.random.key(seed))
 
 
 def state_bytes(opt_state: Any) -> int:

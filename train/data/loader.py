@@ -2,13 +2,15 @@
 
 Grain numbers the rows of a split anew in every epoch, and its data set is an endless list, so any
 step is reached at once and any number of processes reads the same global batches. There is no state
-to save but the step. Nothing runs in the background: copying rows out of mapped memory is faster
-than handing them from one thread or process to another.
+to save but the step. One thread reads one batch ahead, while the caller waits for its device. More
+threads or processes would be slower: rows are copied out of mapped memory faster than handed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import numpy as np
@@ -55,11 +57,12 @@ def train_batches(
     # Grain shuffles epoch e with seed + e, which would give neighbouring seeds the same epochs.
     (spread_seed,) = np.random.SeedSequence(seed).generate_state(1)
     order = grain.MapDataset.range(rows.trained).shuffle(seed=int(spread_seed)).repeat()
-    own = order.batch(share, drop_remainder=True)[
-        start_step * process_count + process_index :: process_count
-    ]
-    in_this_thread = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(own.map(rows.read).to_iter_dataset(in_this_thread))
+
+    def read(step: int) -> Batch:
+        first = step * batch_size + process_index * share
+        return rows.read(np.array([order[row] for row in range(first, first + share)]))
+
+    return _read_ahead(read, start_step)
 
 
 def validation_batches(
@@ -95,6 +98,15 @@ def validation_batches(
         return rows.read(np.arange(first, first + share))
 
     return map(read, range(batches if max_batches is None else min(max_batches, batches)))
+
+
+def _read_ahead(read: Callable[[int], Batch], start_step: int) -> Iterator[Batch]:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as reader:
+        ahead = reader.submit(read, start_step)
+        for step in itertools.count(start_step + 1):
+            batch = ahead.result()
+            ahead = reader.submit(read, step)
+            yield batch
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> int:

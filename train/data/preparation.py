@@ -20,11 +20,11 @@ from train.data import token_files
 from train.data.config import DataConfig
 from train.data.encoding import encode
 from train.data.errors import DataError
-from train.data.manifest import MANIFEST_FILE, SCHEMA, Manifest
+from train.data.manifest import MANIFEST_FILE, SCHEMA, WAY_OUT, Manifest
 from train.data.parts import FINISHED, UnfinishedError
 from train.data.progress import Progress
 from train.data.sources import open_source
-from train.data.tokenizers import tokenizer_identity
+from train.data.tokenizers import is_made_by, tokenizer_identity
 from train.data.verify import remember, verify
 from train.data.workers import cores
 from train.locking import locked
@@ -83,6 +83,9 @@ def prepare(
             path=config.cache_dir,
         ) from error
     manifest = Manifest.read(folder)
+    if not is_made_by(config.tokenizer, manifest.tokenizer, manifest.tokenizer_fingerprint):
+        message = f"made by {manifest.tokenizer!r} and not by {config.tokenizer!r}; {WAY_OUT}"
+        raise DataError(message, path=folder)
     verify(folder, manifest)
     return manifest
 

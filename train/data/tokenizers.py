@@ -89,6 +89,21 @@ def tokenizer_identity(spec: str) -> list[str]:
     return [kind, subword.fingerprint(subword.find_files(Path(argument).expanduser()))]
 
 
+def is_made_by(spec: str, name: str, fingerprint: str) -> bool:
+    """Whether a tokenizer of that name and fingerprint is the one that a text names.
+
+    Raises:
+      DataError: As for `open_tokenizer`.
+
+    Example:
+      >>> is_made_by("bytes", "bytes", "bytes-256-end-255"), is_made_by("bytes", "gpt2", "4c2b...")
+      (True, False)
+    """
+    kind, argument = tokenizer_identity(spec)
+    names = {"bytes": ByteTokenizer.name, "bpe": f"bpe-{argument}"}
+    return name == names[kind] if kind in names else fingerprint == argument
+
+
 def load_saved(name: str, fingerprint: str, folder: Path) -> Tokenizer:
     """The tokenizer that a prepared folder was made with."""
     if name == ByteTokenizer.name:

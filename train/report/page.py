@@ -10,7 +10,7 @@ from train.report.summary import Summary
 from train.report.table import Table
 
 # Escapes every string that goes into the page, but for our own SVG, which is marked as safe.
-_ENVIRONMENT = Environment(
+ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -23,6 +23,6 @@ def render(
     summary: Summary, drawings: Sequence[Drawing], results: Table, others: Sequence[Table]
 ) -> str:
     """The page's HTML: the results and the figures, then the other tables that have rows."""
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return ENVIRONMENT.get_template("report.html.j2").render(
         summary=summary, drawings=drawings, results=results, others=others
     )

@@ -30,7 +30,7 @@ def training(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     curves = _curves(comparison, lambda group: training_curve(group.finished))
     # An optimizer without a finished run is labelled at the end of a lone one.
     named = {group: curve for group, _, curve in lone} | curves
-    _draw_bands(axes, curves, looks)
+    draw_bands(axes, curves, looks)
     _set_view(axes, comparison, named, _EARLY)
     top = axes.get_ylim()[1]
     for group, run, curve in lone:
@@ -40,7 +40,7 @@ def training(axes: Axes, comparison: Comparison, looks: Looks) -> None:
             axes.plot(
                 curve.tokens[finite], heights, "x", color=looks[group.key].color, clip_on=False
             )
-    _label_ends(axes, named, looks)
+    label_ends(axes, named, looks)
 
 
 def validation(axes: Axes, comparison: Comparison, looks: Looks) -> None:
@@ -77,15 +77,16 @@ def _curves(
 def _draw(
     axes: Axes, comparison: Comparison, curves: dict[Group, Curve], looks: Looks, leave_out: float
 ) -> None:
-    _draw_bands(axes, curves, looks)
+    draw_bands(axes, curves, looks)
     for group, curve in curves.items():
         look = looks[group.key]
         axes.plot(curve.tokens, curve.mean, look.marker, color=look.color, ms=3)
     _set_view(axes, comparison, curves, leave_out)
-    _label_ends(axes, curves, looks)
+    label_ends(axes, curves, looks)
 
 
-def _draw_bands(axes: Axes, curves: dict[Group, Curve], looks: Looks) -> None:
+def draw_bands(axes: Axes, curves: dict[Group, Curve], looks: Looks) -> None:
+    """Draws each curve's line over its band."""
     for group, curve in curves.items():
         look = looks[group.key]
         axes.fill_between(curve.tokens, curve.low, curve.high, color=look.color, alpha=0.16, lw=0)
@@ -118,7 +119,7 @@ def _set_view(
     axes.grid(axis="y")
 
 
-def _label_ends(axes: Axes, curves: dict[Group, Curve], looks: Looks) -> None:
+def label_ends(axes: Axes, curves: dict[Group, Curve], looks: Looks) -> None:
     """Writes each optimizer's name beside its curve's end, moved apart where ends lie close."""
     low, high = axes.get_ylim()
     ends = {

@@ -33,7 +33,7 @@ def summarize(comparison: Comparison) -> Summary:
     """The words of a comparison's report."""
     return Summary(
         finding=_finding(comparison),
-        facts=_facts(comparison),
+        facts=facts_of(comparison),
         cautions=_cautions(comparison),
         unfinished=[
             f"{run.record.name}, step {run.last_step} of {run.record.steps}"
@@ -106,7 +106,8 @@ def _states(comparison: Comparison) -> str:
     return " and ".join(f"{units.plural(n, 'run')} {state}" for n, state in counts if n)
 
 
-def _facts(comparison: Comparison) -> dict[str, str]:
+def facts_of(comparison: Comparison) -> dict[str, str]:
+    """What the runs have in common, by name; where they differ, all kinds of it."""
     runs = [run.record for run in comparison.runs]
     return {
         name: "; ".join(dict.fromkeys(describe(run) for run in runs))
@@ -152,7 +153,7 @@ def _cautions(comparison: Comparison) -> list[str]:
     for group in comparison.groups:
         if group.diverged:
             found.append(_divergence(group))
-    found += _differing(runs)
+    found += differing(runs)
     return [*found, *comparison.notices]
 
 
@@ -165,7 +166,7 @@ def _divergence(group: Group) -> str:
     return f"{told}; its means are over the rest and flatter it." if group.finished else f"{told}."
 
 
-def _differing(runs: Sequence[RunRecord]) -> list[str]:
+def differing(runs: Sequence[RunRecord]) -> list[str]:
     """Conditions that may differ within a table but change what its numbers mean."""
     found = []
     for name in ("Data", "Model", "Tokens", "Device", "Versions", "Commit"):

@@ -21,20 +21,21 @@ def show(summary: Summary, results: Table, others: Sequence[Table], console: Con
         console.print(Text.assemble((f"{name}: ", "dim"), value))
     if results.rows:
         costs = [0, *range(_SPLIT, len(results.columns))]
-        _print(console, results, list(range(_SPLIT)), "Table 1a. Losses")
-        _print(console, results, costs, "Table 1b. Costs")
+        print_table(console, results, list(range(_SPLIT)), "Table 1a. Losses")
+        print_table(console, results, costs, "Table 1b. Costs")
         for table in others:
             if table.rows:
-                _print(console, table)
+                print_table(console, table)
     for line in summary.unfinished:
         console.print(Text(f"Unfinished: {line}", style="yellow"))
     for line in summary.cautions:
         console.print(Text(f"Caution: {line}", style="dim"))
 
 
-def _print(
+def print_table(
     console: Console, table: Table, columns: list[int] | None = None, title: str | None = None
 ) -> None:
+    """Prints a table, or some of its columns under a title of their own."""
     chosen = range(len(table.columns)) if columns is None else columns
     shown = RichTable(
         title=title or table.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,

@@ -1,0 +1,77 @@
+"""The report of a tuning: tables and a page, from the records of its trials alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from train.report import page, terminal
+from train.report.summary import Summary
+from train.report.table import Table
+from train.report.tuning_figures import draw_tuning
+from train.report.tuning_files import markdown, trials_csv
+from train.report.tuning_tables import best_table, ranks_table, search_curves
+from train.report.tuning_trials import load_results
+from train.report.tuning_words import describe
+
+
+def tuning_report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    console: Console | None = None,
+    allow_mixed: bool = False,
+) -> Path:
+    """Reports a tuning, finished or not.
+
+    Writes ``index.html``, ``figure1`` and ``figure2`` (SVG and PNG), the tables as ``tables.jsonl``
+    and ``tables.md``, and every trial in ``trials.csv``; prints the tables.
+
+    Args:
+        folder: the tuning's.
+        out: where the report goes; ``folder/report`` by default.
+        console: where the tables are printed; the terminal by default.
+        allow_mixed: take trials of different data, model or tokens into one table.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: the folder holds no trials, or some that do not belong into one table.
+        RecordError: a record cannot be read; the message names the file and the line.
+    """
+    results = load_results(folder, allow_mixed=allow_mixed)
+    out = out or folder / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    words, curves = describe(results), search_curves(results)
+    tables = [ranks_table(results, curves), best_table(results)] if curves else []
+    drawings = draw_tuning(results, curves, out)
+    rows = (row for table in tables for row in table.json_rows())
+    files = {
+        "tables.jsonl": "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows),
+        "tables.md": "\n".join(map(markdown, tables)),
+        "trials.csv": trials_csv(results),
+        "index.html": page.ENVIRONMENT.get_template("tuning.html.j2").render(
+            summary=words, drawings=drawings, tables=tables
+        ),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+    _show(words, tables, console or Console())
+    return out / "index.html"
+
+
+def _show(words: Summary, tables: list[Table], console: Console) -> None:
+    console.print()
+    console.print(Text(words.finding, style="bold"))
+    for name, value in words.facts.items():
+        console.print(Text.assemble((f"{name}: ", "dim"), value))
+    for table in tables:
+        terminal.print_table(console, table)
+    for line in words.unfinished:
+        console.print(Text(f"Unfinished: {line}", style="yellow"))
+    for line in words.cautions:
+        console.print(Text(f"Caution: {line}", style="dim"))

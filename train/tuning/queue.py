@@ -1,0 +1,188 @@
+"""Who does which trial: one Optuna study for each optimizer, in a journal that workers share.
+
+A trial is waiting, running (at a named worker) or finished; what a dead worker was running fails
+and waits again. Every change is made alone, under a lock that its holder's death does not keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+from train.config import RunConfig
+from train.optimizer_configs import key
+from train.run_folder import check_owner, write_config
+from train.tuning.config import Tuning
+from train.tuning.dimensions import Choices, Dimension, LogUniform
+from train.tuning.heartbeat import Heartbeat
+
+TUNING = "tuning.json"
+JOURNAL = "journal.log"
+_NUMBER, _WORKER = "number", "worker"
+
+
+class Task(NamedTuple):
+    """A trial that this worker is to do."""
+
+    optimizer: str
+    number: int
+    attempt: int
+    """Optuna's number: a trial that failed with its worker gets a new one."""
+    config: RunConfig
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Such as `lion/3`."""
+        return f"{self.optimizer}/{self.number}"
+
+
+class TrialQueue:
+    """The trials of a tuning, each done once.
+
+    Args:
+      folder: The tuning's; what it lacks is made.
+      tuning: The same for all workers.
+      heartbeat: This worker's sign of life, and how it sees the others'.
+
+    Raises:
+      ValueError: If the folder holds another tuning.
+    """
+
+    def __init__(self, folder: Path, tuning: Tuning, heartbeat: Heartbeat) -> None:
+        self._folder, self._heartbeat = folder, heartbeat
+        self._runs = tuning.runs()
+        self._lock = JournalFileSymlinkLock(str(folder / "queue"))
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self._alone():
+            check_owner(folder / TUNING, tuning)
+            write_config(folder / TUNING, tuning)
+            storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+            self._studies = {
+                name: optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+                for name in self._runs
+            }
+            self._distributions = {
+                key(space.optimizer): {d.field: _distribution(d) for d in space.dimensions}
+                for space in tuning.spaces
+            }
+            self._fill()
+
+    def take(self, count: int = 1) -> list[Task]:
+        """Up to `count` trials of one optimizer, for this worker to do.
+
+        Every optimizer's trial k goes before trial k + 1 of any, so that stopping is fair. Empty
+        when none is waiting: all are finished, or at other workers.
+        """
+        with self._alone():
+            self._requeue(self._abandoned())
+            waiting = {name: self._in_state(name, TrialState.WAITING) for name in self._studies}
+            first = {name: min(map(_number, found)) for name, found in waiting.items() if found}
+            if not first:
+                return []
+            name = min(first, key=first.__getitem__)
+            return [self._ask(name) for _ in range(min(count, len(waiting[name])))]
+
+    def finish(self, task: Task, loss: float) -> None:
+        """Reports a trial's loss, in nats a token; infinite if it diverged."""
+        with self._alone():
+            self._studies[task.optimizer].tell(task.attempt, loss, skip_if_finished=True)
+
+    def give_back(self, tasks: Sequence[Task]) -> None:
+        """Lets others do trials that this worker has begun; a finished one stays finished."""
+        mine = {(task.optimizer, task.attempt) for task in tasks}
+        with self._alone():
+            running = self._running()
+            self._requeue([(name, one) for name, one in running if (name, one.number) in mine])
+
+    def finished(self) -> list[Task]:
+        """The trials that are done, by whichever worker."""
+        return [
+            self._task(name, trial)
+            for name in self._studies
+            for trial in self._in_state(name, TrialState.COMPLETE)
+        ]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every trial is finished."""
+        return len(self.finished()) == sum(map(len, self._runs.values()))
+
+    def _fill(self) -> None:
+        """Adds the trials that no worker has added yet."""
+        for name, runs in self._runs.items():
+            known = {_number(trial) for trial in self._studies[name].get_trials(deepcopy=False)}
+            for number in range(len(runs)):
+                if number not in known:
+                    self._add(name, number)
+
+    def _add(self, name: str, number: int) -> None:
+        optimizer, distributions = self._runs[name][number].optimizer, self._distributions[name]
+        trial = optuna.create_trial(
+            state=TrialState.WAITING,
+            params={field: getattr(optimizer, field) for field in distributions},
+            distributions=distributions,
+            user_attrs={_NUMBER: number},
+        )
+        self._studies[name].add_trial(trial)
+
+    def _ask(self, name: str) -> Task:
+        trial = self._studies[name].ask()
+        trial.set_user_attr(_WORKER, self._heartbeat.name)
+        return self._task(name, trial)
+
+    def _task(self, name: str, trial: optuna.Trial | FrozenTrial) -> Task:
+        number = _number(trial)
+        folder = self._folder / "trials" / name / str(number)
+        return Task(name, number, trial.number, self._runs[name][number], folder)
+
+    def _requeue(self, trials: Sequence[tuple[str, FrozenTrial]]) -> None:
+        for name, trial in trials:
+            self._studies[name].tell(trial.number, state=TrialState.FAIL)
+            self._add(name, _number(trial))
+
+    def _abandoned(self) -> list[tuple[str, FrozenTrial]]:
+        # A worker that died between asking and signing leaves a trial without its name.
+        return [
+            (name, trial)
+            for name, trial in self._running()
+            if not self._heartbeat.is_alive(trial.user_attrs.get(_WORKER, "nobody"))
+        ]
+
+    def _running(self) -> list[tuple[str, FrozenTrial]]:
+        return [
+            (name, trial)
+            for name in self._studies
+            for trial in self._in_state(name, TrialState.RUNNING)
+        ]
+
+    def _in_state(self, name: str, state: TrialState) -> list[FrozenTrial]:
+        return self._studies[name].get_trials(deepcopy=False, states=(state,))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+def _number(trial: optuna.Trial | FrozenTrial) -> int:
+    return trial.user_attrs[_NUMBER]
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    """What Optuna's tools are told of a dimension; the points are not drawn from it."""
+    if isinstance(dimension, Choices):
+        return CategoricalDistribution(dimension.values)
+    log = isinstance(dimension, LogUniform)
+    return FloatDistribution(dimension.low, dimension.high, log=log)
