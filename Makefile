@@ -3,10 +3,10 @@
 #   make compare              train every optimizer on the embedded text and write the report
 #   make compare ARGS=--quick the same in about a minute
 #   make test                 the test suite
-#   make bench                time the optimizers against AdamW (CPU; wants a quiet machine)
-#   make bench-gpu            the same on a GPU
-#   make bench-h100           count what they move on an H100, without one
-#   make bench-data           how fast batches are read
+#   make bench                all benchmarks (CPU; wants a quiet machine)
+#   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes
+#   make bench-torch          our train step beside PyTorch's
+#   make bench-h100           count what the optimizers move on an H100, without one
 #   make slurm-test           two processes on a SLURM cluster of this machine (root, Debian)
 #   make docs                 the documentation, into docs/_build/html
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
@@ -19,7 +19,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel bench bench-gpu bench-h100 bench-data slurm-test docs check clean help
+.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 slurm-test docs check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,11 +50,20 @@ types: $(READY)
 wheel: $(READY)
 	@bash tests/wheel.sh $(PY)
 
+# PyTorch is a rival and no dependency: where it is installed, beside the environment, it is timed.
+TORCH := $(VENV)-torch
+$(TORCH)/.ready: $(READY)
+	@$(PY) -m pip --disable-pip-version-check install --quiet --upgrade --target $(TORCH) torch==2.13.0
+	@touch $@
+
 bench: $(READY)
-	@$(PY) -m benchmarks.optimizer_step $(ARGS)
+	@PYTHONPATH=$(wildcard $(TORCH)) $(PY) -m benchmarks --output-folder results/cpu $(ARGS)
 
 bench-gpu: $(READY)
-	@$(PY) -m benchmarks.optimizer_step --device gpu --seconds 2 $(ARGS)
+	@PYTHONPATH=$(wildcard $(TORCH)) $(PY) -m benchmarks --device gpu --output-folder results/gpu $(ARGS)
+
+bench-torch: $(TORCH)/.ready
+	@PYTHONPATH=$(TORCH) $(PY) -m benchmarks.train_step $(ARGS)
 
 # JAX's CUDA plugin compiles for a described GPU; three wheels do, beside the environment.
 H100 := $(VENV)-h100
@@ -64,9 +73,6 @@ $(H100)/.ready: locks/h100.txt $(READY)
 
 bench-h100: $(H100)/.ready
 	@PYTHONPATH=$(H100) $(PY) -m benchmarks.h100_traffic $(ARGS)
-
-bench-data: $(READY)
-	@$(PY) -m benchmarks.data_pipeline $(ARGS)
 
 slurm-test: $(READY)
 	@bash tests/slurm.sh $(abspath $(PY))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from benchmarks.contenders import RATE, Make, adamw, bare_aardvark, clipped_adamw
-from benchmarks.stepping import random_tree
+from benchmarks.update import random_tree
 from optax_strat import MULTIPLIERS, aardvark, stratopt
 
 SHAPES = {name: jax.ShapeDtypeStruct((32, 16), np.float32) for name in ("embed", "mlp", "head")}

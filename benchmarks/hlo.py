@@ -8,7 +8,8 @@ slice counts. Caches do not exist here: two operations that read an array read i
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -20,12 +21,14 @@ _FREE = {
 }
 _SLICES = ("slice", "dynamic-slice", "gather")
 _VIEWS = ("bitcast", "reshape")
+_PRODUCTS = ("dot", "custom-call")
 
 _COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*-> .*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*)")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(\w+)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -33,24 +36,14 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 class Traffic:
     """What a program does when it runs once."""
 
-    bytes: float = 0.0
+    bytes: float
     """Read and written."""
-    kernels: int = 0
+    kernels: int
     """Operations launched."""
-    collectives: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    collectives: Mapping[str, int]
     """Launches of each kind of `COLLECTIVES`."""
-
-    def __add__(self, other: "Traffic") -> "Traffic":
-        kinds = {**self.collectives, **other.collectives}
-        return Traffic(
-            self.bytes + other.bytes,
-            self.kernels + other.kernels,
-            {k: self.collectives.get(k, 0) + other.collectives.get(k, 0) for k in kinds},
-        )
-
-    def __mul__(self, times: int) -> "Traffic":
-        collectives = {kind: times * launches for kind, launches in self.collectives.items()}
-        return Traffic(times * self.bytes, times * self.kernels, collectives)
+    in_products: float
+    """The bytes that matrix products and attention move, which compute meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +65,29 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """One operation on the device, as often as it runs."""
+
+    instruction: Instruction
+    times: int
+    bytes: float
+    """Read and written each time."""
+    product: bool
+    """Whether it is, or has inside, a matrix product or attention."""
+
+    @property
+    def source(self) -> str:
+        """The operation of the traced program that it comes from."""
+        return (_SOURCE.search(self.instruction.attributes) or ["", ""])[1]
+
+    @property
+    def collective(self) -> str:
+        """Which of `COLLECTIVES` it is, or nothing."""
+        kind = self.instruction.op.removesuffix("-start")
+        return kind if kind in COLLECTIVES else ""
+
+
 def traffic(compiled: jax.stages.Compiled) -> Traffic:
     """Counts the traffic of a compiled program."""
     text = compiled.as_text()
@@ -81,8 +97,23 @@ def traffic(compiled: jax.stages.Compiled) -> Traffic:
 
 def text_traffic(text: str) -> Traffic:
     """Counts the traffic of a program in the text form of scheduled HLO."""
+    found = launches(text)
+    collectives: Counter[str] = Counter()
+    for launch in found:
+        if launch.collective:
+            collectives[launch.collective] += launch.times
+    return Traffic(
+        bytes=sum(launch.times * launch.bytes for launch in found),
+        kernels=sum(launch.times for launch in found),
+        collectives=collectives,
+        in_products=sum(launch.times * launch.bytes for launch in found if launch.product),
+    )
+
+
+def launches(text: str) -> list[Launch]:
+    """Every operation that a program launches; of two branches, those of the costlier."""
     computations, entry = parse(text)
-    return _of_computation(computations[entry], computations)
+    return list(_launches(computations[entry], computations, 1))
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
@@ -113,6 +144,15 @@ def size(type_: str) -> int:
     )
 
 
+def largest_along(dimension: int, text: str) -> int:
+    """Bytes of the largest array with a dimension of that size that a program writes, or 0."""
+    arrays = (array for it in launches(text) for array in _ARRAY.findall(it.instruction.type))
+    sizes = (
+        size(f"{dtype}[{dims}]") for dtype, dims in arrays if str(dimension) in dims.split(",")
+    )
+    return max(sizes, default=0)
+
+
 def _bits(dtype: str) -> int:
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 8 * (dtype == "pred")  # a token has no size
@@ -131,40 +171,37 @@ def _cut(text: str) -> tuple[str, str]:
     raise ValueError(f"The parentheses do not match in: {text[:80]}")
 
 
-def _of_computation(computation: Computation, all_of_them: dict[str, Computation]) -> Traffic:
-    total = Traffic()
-    for instruction in computation.values():
-        total += _of_instruction(instruction, computation, all_of_them)
-    return total
+def _launches(
+    computation: Computation, all_of_them: dict[str, Computation], times: int
+) -> Iterator[Launch]:
+    for it in computation.values():
+        named = dict(_CALLED.findall(it.attributes))
 
+        def called(role: str, turns: int = 1, named: dict[str, str] = named) -> Iterator[Launch]:
+            return _launches(all_of_them[named[role]], all_of_them, times * turns)
 
-def _of_instruction(
-    it: Instruction, computation: Computation, all_of_them: dict[str, Computation]
-) -> Traffic:
-    named = dict(_CALLED.findall(it.attributes))
-
-    def called(role: str) -> Traffic:
-        return _of_computation(all_of_them[named[role]], all_of_them)
-
-    match it.op:
-        case op if op in _FREE or op.endswith(("-done", "-update")):
-            return Traffic()
-        case "while":
-            trips = int((_TRIPS.search(it.attributes) or [0, 1])[1])
-            return called("body") * trips + called("condition") * (trips + 1)
-        case "conditional":
-            listed = re.findall(r"%([\w.\-]+)", "".join(_BRANCHES.findall(it.attributes)))
-            names = listed or [named["true_computation"], named["false_computation"]]
-            branches = [_of_computation(all_of_them[name], all_of_them) for name in names]
-            return max(branches, key=lambda branch: branch.bytes)
-        case "call":
-            return called("to_apply")
-        case "async-start":
-            return called("calls")
-        case "fusion":
-            return Traffic(_fusion_bytes(it, computation, all_of_them[named["calls"]]), 1)
-    kind = it.op.removesuffix("-start")
-    return Traffic(_bytes(it, computation), 1, {kind: 1} if kind in COLLECTIVES else {})
+        match it.op:
+            case op if op in _FREE or op.endswith(("-done", "-update")):
+                pass
+            case "while":
+                trips = int((_TRIPS.search(it.attributes) or [0, 1])[1])
+                yield from called("body", trips)
+                yield from called("condition", trips + 1)
+            case "conditional":
+                listed = re.findall(r"%([\w.\-]+)", "".join(_BRANCHES.findall(it.attributes)))
+                names = listed or [named["true_computation"], named["false_computation"]]
+                branches = [list(_launches(all_of_them[n], all_of_them, times)) for n in names]
+                yield from max(branches, key=lambda branch: sum(x.times * x.bytes for x in branch))
+            case "call":
+                yield from called("to_apply")
+            case "async-start":
+                yield from called("calls")
+            case "fusion":
+                inside = all_of_them[named["calls"]]
+                product = any(x.op in _PRODUCTS for x in inside.values())
+                yield Launch(it, times, _fusion_bytes(it, computation, inside), product)
+            case _:
+                yield Launch(it, times, _bytes(it, computation), it.op in _PRODUCTS)
 
 
 def _bytes(it: Instruction, computation: Computation) -> float:
@@ -194,16 +231,16 @@ def _written(result: Instruction, inside: Computation) -> int:
     return size(result.type)
 
 
-def _read(value: Instruction, whole: int, inside: Computation) -> int:
+def _read(value: Instruction, whole: int, inside: Computation) -> float:
     """Bytes that a fusion reads of a parameter: all, or the slices that are all that it uses."""
-    slices = 0
+    slices = 0.0
     for user in inside.values():
         if value.name not in user.operands:
             continue
-        if user.op in _VIEWS:
+        if user.op in (*_VIEWS, "convert"):
             slices += _read(user, whole, inside)
         elif user.op in _SLICES and user.operands[0] == value.name:
-            slices += size(user.type)
+            slices += whole * size(user.type) / size(value.type)
         elif not (user.op == "dynamic-update-slice" and user.operands[0] == value.name):
             return whole
     return min(slices, whole)

@@ -28,9 +28,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agreement, ratios, records, timing, trees
+from benchmarks import agreement, ratios, records, stepping, timing, trees
 from benchmarks.contenders import CONTENDERS, chosen
 from benchmarks.timing import Clock, Timing
+
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""What `train.allocator` asks of glibc, said to the processes."""
 
 ROOFLINE = 0.8
 """On a GPU, the least share of the copy's speed."""
@@ -73,7 +80,9 @@ def main(options: Options) -> int:
     """Prints a table a tree; returns the exit status."""
     names = [name for name in chosen(options.only) if name != CONTENDERS[name].rival]
     console = Console(width=120)
-    _prepare(options)
+    stepping.prepare(options.device, options.core)
+    if options.keep_memory:
+        os.environ |= KEEP_MEMORY
     if wrong := _in_a_process(agreement.disagreements):
         console.print(f"[red]These do not compute what AdamW does: {'; '.join(wrong)}.[/]")
         return 1
@@ -118,20 +127,6 @@ def verdict(found: Timing, options: Options) -> str:
     target = CONTENDERS[found.optimizer].time
     ours = found.wall if options.clock == "wall" else found.cpu
     return "" if target is None else MET if ours.median <= target else MISSED
-
-
-def _prepare(options: Options) -> None:
-    """Sets what the processes inherit: the kind of device, one core, one thread."""
-    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[options.device]
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Several processes share the device.
-    if options.device == "cpu":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
-        if hasattr(os, "sched_setaffinity"):  # Where it is missing, processes may wander.
-            core = max(os.sched_getaffinity(0)) if options.core is None else options.core
-            os.sched_setaffinity(0, {core})
-    if options.keep_memory:
-        os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 def _in_a_process(function: Callable[[], T]) -> T:

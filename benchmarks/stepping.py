@@ -1,26 +1,25 @@
 """Processes that hold one program each and run it when they are told to.
 
-Each has its own allocator, compiler and dispatch, so that nothing of one optimizer helps or hinders
+Each has its own allocator, compiler and dispatch, so that nothing of one program helps or hinders
 another; only one of them runs at any time.
 """
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import trees, update
-from benchmarks.contenders import CONTENDERS
-from train import provenance
+Run = Callable[[int], None]
+"""Takes that many steps and waits for the last."""
 
-COPY = "copy"
-"""The program that measures what memory can do: it copies an array as large as the parameters."""
+Start = Callable[[], tuple[Run, Any]]
+"""Called in the new process: compiles and warms up; returns what to run and what to say of it. It
+must be picklable, such as an instance of a dataclass with `__call__`."""
 
 
 class Round(NamedTuple):
@@ -30,19 +29,31 @@ class Round(NamedTuple):
     cpu: float
 
 
-class Stepper:
-    """The near end of a process that runs one program; it starts at once."""
+class StartError(RuntimeError):
+    """A process ended before its program was ready; it has printed why."""
 
-    def __init__(self, program: str, tree: str, size: trees.Size) -> None:
+
+class Stepper:
+    """The near end of a process that runs one program; it starts at once.
+
+    Raises:
+      StartError: If it ends at once as well.
+    """
+
+    def __init__(self, start: Start) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, program, tree, size), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, start), daemon=True)
         self._process.start()
         theirs.close()
-        self.device: str = self._connection.recv()
-        """What it runs on; once it is known, all is compiled and warm."""
+        try:
+            self.said: Any = self._connection.recv()
+            """By the program; once it is known, all is compiled and warm."""
+        except EOFError:
+            self.close()
+            raise StartError(
+                f"{type(start).__name__} did not start: see its error above."
+            ) from None
 
     def run(self, steps: int) -> Round:
         """Runs that many steps in a row."""
@@ -57,59 +68,54 @@ class Stepper:
 
 
 @contextlib.contextmanager
-def steppers(programs: Sequence[str], tree: str, size: trees.Size) -> Iterator[list[Stepper]]:
+def steppers(programs: Sequence[Start]) -> Iterator[list[Stepper]]:
     """A process for each program, one of which may occur several times; ended on leaving."""
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(contextlib.closing(Stepper(program, tree, size)))
-            for program in programs
-        ]
+        yield [stack.enter_context(contextlib.closing(Stepper(start))) for start in programs]
 
 
-def _serve(connection: Connection, program: str, tree: str, size: trees.Size) -> None:
-    shapes = trees.tree(tree, size)
-    run = _copying(shapes) if program == COPY else _updating(program, shapes)
-    run(2)
-    connection.send(provenance.device())
+def take_turns(
+    running: Sequence[Stepper], steps: int, rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs all programs in every round, another one first each time.
+
+    Returns:
+      Wall and CPU seconds, [programs, rounds].
+    """
+    times = np.array([_one_round(running, steps, turn) for turn in range(rounds)])
+    return times[..., 0].T, times[..., 1].T
+
+
+def _one_round(running: Sequence[Stepper], steps: int, turn: int) -> list[Round]:
+    everyone = range(len(running))
+    order = [(turn + position) % len(running) for position in everyone]
+    taken = {index: running[index].run(steps) for index in order}
+    return [taken[index] for index in everyone]
+
+
+def prepare(device: Literal["cpu", "gpu"], core: int | None = None) -> None:
+    """Sets what the processes inherit: the kind of device; on a CPU one core and one thread.
+
+    Args:
+      device: The only kind that JAX sees.
+      core: Which core of the CPU; by default the last.
+    """
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[device]
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # Several processes share the device.
+    if device == "cpu":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+        os.environ["OMP_NUM_THREADS"] = "1"
+        if hasattr(os, "sched_setaffinity"):  # Where it is missing, processes may wander.
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if core is None else core})
+
+
+def _serve(connection: Connection, start: Start) -> None:
+    run, said = start()
+    connection.send(said)
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             steps = connection.recv()
             wall, cpu = time.perf_counter(), time.process_time()
             run(steps)
             connection.send(Round(time.perf_counter() - wall, time.process_time() - cpu))
-
-
-def _updating(name: str, shapes: Any) -> Callable[[int], None]:
-    tx = CONTENDERS[name].make()
-    params, gradients = random_tree(shapes, 0), random_tree(shapes, 1)
-    state, step = jax.jit(tx.init)(params), update.jitted_step(tx)
-
-    def run(steps: int) -> None:
-        nonlocal params, state
-        for _ in range(steps):
-            params, state = step(params, state, gradients)
-        jax.block_until_ready((params, state))
-
-    return run
-
-
-def _copying(shapes: Any) -> Callable[[int], None]:
-    source = jnp.ones((trees.count(shapes),), jnp.float32)
-    target = jnp.zeros_like(source)
-    copy = jax.jit(lambda source, _: jnp.copy(source), donate_argnums=1, keep_unused=True)
-
-    def run(steps: int) -> None:
-        nonlocal target
-        for _ in range(steps):
-            target = copy(source, target)
-        jax.block_until_ready(target)
-
-    return run
-
-
-def random_tree(shapes: Any, seed: int) -> Any:
-    """Normal numbers of standard deviation 0.02, as in a tree of shapes."""
-    rng = np.random.default_rng(seed)  # Of NumPy: nothing to compile.
-    return jax.tree.map(
-        lambda x: jnp.asarray(np.float32(0.02) * rng.standard_normal(x.shape, np.float32)), shapes
-    )

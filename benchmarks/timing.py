@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy as np
 from benchmarks import trees
 from benchmarks.contenders import CONTENDERS
 from benchmarks.ratios import Ratio, ratio
-from benchmarks.stepping import COPY, Stepper, steppers
+from benchmarks.stepping import steppers, take_turns
+from benchmarks.update import Copying, Updating
 
 Clock = Literal["wall", "cpu"]
 
@@ -53,29 +53,21 @@ def measure(
       clock: By which times the control is judged.
     """
     contender = CONTENDERS[name]
-    programs = [contender.rival, contender.rival, name, COPY]
-    with steppers(programs, tree, size) as running:
+    rival = Updating(contender.rival, tree, size)
+    programs = [rival, rival, Updating(name, tree, size), Copying(tree, size)]
+    with steppers(programs) as running:
         steps = max(1, math.ceil(seconds / running[0].run(1).wall))
-        times = np.array([_one_round(running, steps, turn) for turn in range(rounds)])
-    wall, cpu = times[..., 0].T, times[..., 1].T
+        wall, cpu = take_turns(running, steps, rounds)
     chosen = {"wall": wall, "cpu": cpu}[clock]
     return Timing(
         tree=tree,
         size=size,
         optimizer=name,
         rival=contender.rival,
-        device=running[0].device,
+        device=running[0].said,
         wall=ratio(wall[2], wall[0]),
         cpu=ratio(cpu[2], cpu[0]),
         control=ratio(chosen[1], chosen[0]),
         milliseconds=float(np.median(wall[2])) * 1e3 / steps,
         roofline=ratio(wall[3], wall[2]).median * contender.floor / COPIED,
     )
-
-
-def _one_round(running: Sequence[Stepper], steps: int, turn: int) -> list[tuple[float, float]]:
-    """Wall and CPU seconds of each program, another one first in every round."""
-    everyone = range(len(running))
-    order = [(turn + position) % len(running) for position in everyone]
-    taken = {index: running[index].run(steps) for index in order}
-    return [taken[index] for index in everyone]

@@ -1,9 +1,74 @@
-"""The program that every benchmark here looks at: one update, applied and donated."""
+"""The program that every benchmark of an optimizer looks at: one update, applied and donated."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+
+from benchmarks import trees
+from benchmarks.contenders import CONTENDERS
+from benchmarks.stepping import Run
+from train import provenance
+
+
+@dataclass(frozen=True)
+class Updating:
+    """A program for `stepping`: updates of one optimizer on one tree."""
+
+    name: str
+    """One of `CONTENDERS`."""
+    tree: str
+    size: trees.Size
+
+    def __call__(self) -> tuple[Run, str]:
+        """Compiles it; says on which device."""
+        shapes = trees.tree(self.tree, self.size)
+        tx = CONTENDERS[self.name].make()
+        params, gradients = random_tree(shapes, 0), random_tree(shapes, 1)
+        state, step = jax.jit(tx.init)(params), jitted_step(tx)
+
+        def run(steps: int) -> None:
+            nonlocal params, state
+            for _ in range(steps):
+                params, state = step(params, state, gradients)
+            jax.block_until_ready((params, state))
+
+        run(2)
+        return run, provenance.device()
+
+
+@dataclass(frozen=True)
+class Copying:
+    """The program that measures what memory can do: it copies an array as large as a tree."""
+
+    tree: str
+    size: trees.Size
+
+    def __call__(self) -> tuple[Run, str]:
+        """Compiles it; says on which device."""
+        source = jnp.ones((trees.count(trees.tree(self.tree, self.size)),), jnp.float32)
+        target = jnp.zeros_like(source)
+        copy = jax.jit(lambda source, _: jnp.copy(source), donate_argnums=1, keep_unused=True)
+
+        def run(steps: int) -> None:
+            nonlocal target
+            for _ in range(steps):
+                target = copy(source, target)
+            jax.block_until_ready(target)
+
+        run(2)
+        return run, provenance.device()
+
+
+def random_tree(shapes: Any, seed: int) -> Any:
+    """Normal numbers of standard deviation 0.02, as in a tree of shapes."""
+    rng = np.random.default_rng(seed)  # Of NumPy: nothing to compile.
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.float32(0.02) * rng.standard_normal(x.shape, np.float32)), shapes
+    )
 
 
 def jitted_step(tx: optax.GradientTransformation) -> Any:
