@@ -7,6 +7,7 @@
 #   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes
 #   make bench-torch          our train step beside PyTorch's
 #   make bench-h100           count what the optimizers move on an H100, without one
+#   make bench-h100-step      the same of a whole train step of 134M parameters
 #   make slurm-test           two processes on a SLURM cluster of this machine (root, Debian)
 #   make docs                 the documentation, into docs/_build/html
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
@@ -19,7 +20,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 slurm-test docs check clean help
+.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test docs check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -65,7 +66,7 @@ bench-gpu: $(READY)
 bench-torch: $(TORCH)/.ready
 	@PYTHONPATH=$(TORCH) $(PY) -m benchmarks.train_step $(ARGS)
 
-# JAX's CUDA plugin compiles for a described GPU; three wheels do, beside the environment.
+# JAX's CUDA plugin compiles for a described GPU; four wheels do, beside the environment.
 H100 := $(VENV)-h100
 $(H100)/.ready: locks/h100.txt $(READY)
 	@$(PY) -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: --upgrade --target $(H100) -r locks/h100.txt
@@ -73,6 +74,9 @@ $(H100)/.ready: locks/h100.txt $(READY)
 
 bench-h100: $(H100)/.ready
 	@PYTHONPATH=$(H100) $(PY) -m benchmarks.h100_traffic $(ARGS)
+
+bench-h100-step: $(H100)/.ready
+	@PYTHONPATH=$(H100) $(PY) -m benchmarks.step_traffic $(ARGS)
 
 slurm-test: $(READY)
 	@bash tests/slurm.sh $(abspath $(PY))

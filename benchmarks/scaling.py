@@ -52,12 +52,13 @@ class Options:
     device: Literal["cpu", "gpu"] = "cpu"
     """gpu takes as many of the node's GPUs as a layout has devices; times then fall below 1."""
     size: Size = "full"
-    """full: 3 million parameters, 16 sequences of 128 tokens; tiny: for tests."""
+    """full: 3 million parameters, 64 sequences of 256 tokens; tiny: for tests. What splitting costs
+    goes with the parameters: with fewer tokens for each it would weigh more than in real runs."""
     rows: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = tuple(ROWS)
     """Which rows."""
     rounds: int = 9
     """How often every program has its turn."""
-    steps: int = 4
+    steps: int = 1
     """Train steps of a turn."""
     output: Path | None = None
     """A file of JSON lines to add the results to."""

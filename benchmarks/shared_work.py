@@ -41,7 +41,7 @@ class Work(NamedTuple):
 
 
 SIZES: Mapping[Size, Work] = MappingProxyType(
-    {"full": Work(4, 256, 16, 128), "tiny": Work(1, 16, 8, 16)}
+    {"full": Work(4, 256, 64, 256), "tiny": Work(1, 16, 8, 16)}
 )
 
 

@@ -56,6 +56,8 @@ class Program:
 
     def place(self, batch: Batch) -> Batch:
         """Puts this process's rows of a batch on its devices."""
+        if jax.process_count() == 1:  # The same in two thirds of the time.
+            return jax.device_put(batch, self._batch_sharding)
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(self._batch_sharding, rows), batch
         )
