@@ -29,7 +29,7 @@ from rich.table import Table
 import models
 from benchmarks import outcome, records
 from train import configs, provenance
-from train.config import RunConfig
+from train.config import RunConfig, ScheduleConfig
 from train.data import Dataset, open_dataset
 from train.data.loader import train_batches
 from train.data.rows import Batch, Windows
@@ -105,10 +105,11 @@ def run_config(options: Options) -> RunConfig:
         config = RunConfig(model=model, batch_size=BATCH, context=CONTEXT)
     else:
         config = configs.nano()
-    steps = options.steps
+    steps, schedule = options.steps, ScheduleConfig(warmup_steps=0)
     return dataclasses.replace(
-        config, steps=steps, eval_every=steps, eval_batches=1, checkpoint_every=steps
-    )
+        config, schedule=schedule, steps=steps, eval_every=steps, eval_batches=1,
+        checkpoint_every=steps,
+    )  # fmt: skip
 
 
 def in_a_run(config: RunConfig, folder: Path, dataset: Dataset | None = None) -> Share:
