@@ -156,6 +156,7 @@ def _prepare(arguments: list[str]) -> None:
 def _plan(arguments: list[str]) -> None:
     """say what a run needs: memory, time, device-hours"""
     options = _parse(PlanOptions, "plan", arguments)
+    jax.config.update("jax_platforms", "cpu")  # It takes no GPU, should there be one.
     plan = make_plan(
         options.config, options.device, utilization=options.utilization, target=options.target
     )
