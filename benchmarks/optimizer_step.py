@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks import agreement, ratios, records, stepping, timing, trees
 from benchmarks.contenders import CONTENDERS, chosen
+from benchmarks.outcome import MET, MISSED, UNTRUSTED
 from benchmarks.timing import Clock, Timing
 
 KEEP_MEMORY = {
@@ -41,8 +42,6 @@ KEEP_MEMORY = {
 
 ROOFLINE = 0.8
 """On a GPU, the least share of the copy's speed."""
-
-MET, MISSED, UNTRUSTED = "met", "missed", "not trustworthy"
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ratios, records
+from benchmarks import outcome, ratios, records
 from benchmarks.ratios import Ratio, ratio
 from benchmarks.timing import Clock
 from train import configs, provenance
@@ -47,8 +47,6 @@ TARGETS = {"cpu": 1.0, "gpu": 5.0}
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 T = TypeVar("T")
-
-MET, MISSED, UNTRUSTED = "met", "missed", "not trustworthy"
 
 
 @dataclass(frozen=True)
@@ -115,14 +113,12 @@ def main(options: Options) -> int:
         records.append(
             options.output, "population", provenance.device(), [about | row for row in fields]
         )
-    return {MET: 0, MISSED: 1, UNTRUSTED: 2}[rows[-1].verdict]
+    return outcome.exit_status([rows[-1].verdict])
 
 
 def verdict(gain: Ratio, control: Ratio, target: float) -> str:
     """Whether a population meets the target, if its row can be trusted."""
-    if not ratios.trusted(control):
-        return UNTRUSTED
-    return MET if gain.median >= target else MISSED
+    return outcome.judge(gain.median >= target, ratios.trusted(control))
 
 
 def _measure(

@@ -28,11 +28,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ratios, records
+from benchmarks import outcome, ratios, records
 from benchmarks.shared_work import SIZES, Layout, Size, Team
 
 TOLERANCE = 1e-4
 """How far two losses of the same step may lie apart, relative to themselves."""
+
+OTHER_LOSSES = "other losses"
 
 ROWS: dict[str, tuple[Layout, Layout, float | None]] = {
     **{
@@ -89,12 +91,12 @@ class Row:
     def verdict(self) -> str:
         """Whether the target is met, if there is one and the row can be trusted."""
         if not self.loss_error <= TOLERANCE:  # NaN, too.
-            return "other losses"
+            return OTHER_LOSSES
         if not ratios.trusted(self.control):
-            return "not trustworthy"
+            return outcome.UNTRUSTED
         if self.at_most is None:
             return ""
-        return "met" if self.time.median <= self.at_most else "missed"
+        return outcome.judge(self.time.median <= self.at_most)
 
 
 def main(options: Options) -> int:
@@ -115,9 +117,9 @@ def main(options: Options) -> int:
         lines = [dataclasses.asdict(row) | {"verdict": row.verdict} for row in rows]
         records.append(options.output, "scaling", device, lines)
     verdicts = {row.verdict for row in rows}
-    if verdicts & {"other losses", "missed"}:
+    if verdicts & {OTHER_LOSSES, outcome.MISSED}:
         return 1
-    return 2 if "not trustworthy" in verdicts else 0
+    return 2 if outcome.UNTRUSTED in verdicts else 0
 
 
 def measure(name: str, options: Options) -> tuple[Row, str]:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -44,12 +44,12 @@ from train.plan import make_plan
 from train.plan_table import plan_table
 from train.report import report
 from train.report.tuning_report import tuning_report
-from train.report.units import size
 from train.speed import Speed
 from train.tuning.config import Tuning, nano_tuning
 from train.tuning.processes import other_workers
 from train.tuning.queue import TUNING
 from train.tuning.worker import tune
+from train.units import size
 
 console = Console()
 T = TypeVar("T")
@@ -191,9 +191,7 @@ def _parse(options: type[T], command: str, arguments: list[str], default: T | No
 
 def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
     known = {key(optimizer): optimizer for optimizer in comparison.optimizers}
-    for name in names:
-        if name not in known:
-            raise ValueError(f"--only {name}: no such optimizer; choose from {', '.join(known)}.")
+    _check_known(names, known)
     if not names:
         return comparison
     chosen = [optimizer for name, optimizer in known.items() if name in ("adamw", *names)]
@@ -202,11 +200,15 @@ def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
 
 def _only_tuned(tuning: Tuning, names: tuple[str, ...]) -> Tuning:
     known = {key(space.optimizer): space for space in tuning.spaces}
+    _check_known(names, known)
+    chosen = tuple(known[name] for name in dict.fromkeys(names)) or tuning.spaces
+    return dataclasses.replace(tuning, spaces=chosen)
+
+
+def _check_known(names: Iterable[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"--only {name}: no such optimizer; choose from {', '.join(known)}.")
-    chosen = tuple(known[name] for name in dict.fromkeys(names)) or tuning.spaces
-    return dataclasses.replace(tuning, spaces=chosen)
 
 
 def _tuning_folder(tuning: Tuning) -> Path:

@@ -17,7 +17,7 @@ from train.chain import Link, links
 from train.config import RunConfig
 from train.optimizer_configs import key
 from train.optimizers import build_optimizer
-from train.plan import abstract_mesh
+from train.sharding import abstract_mesh
 from train.state import TrainState, abstract_state, state_bytes
 
 
@@ -70,7 +70,7 @@ def explain(config: RunConfig) -> Explanation:
       ('embed/embedding', 'embedding', True)
     """
     transformation = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
-    target = abstract_state(config.model, transformation, abstract_mesh(config))
+    target = abstract_state(config.model, transformation, abstract_mesh(config.mesh))
     count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
     return Explanation(
         optimizer=key(config.optimizer),

@@ -11,7 +11,7 @@ import jax
 from train.accelerators import ACCELERATORS, AcceleratorName
 from train.config import RunConfig
 from train.plan import USABLE, make_plan
-from train.report.units import plural, size
+from train.units import plural, size
 
 STAND_IN: AcceleratorName = "h100"
 """Whose estimate is taken for a device that no data sheet here speaks of."""

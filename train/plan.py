@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import Mesh
 
 import models
 from train.accelerators import ACCELERATORS, AcceleratorName
@@ -24,7 +24,7 @@ from train.budget import Budget, budget
 from train.config import RunConfig
 from train.described_devices import temporary_bytes
 from train.optimizers import build_optimizer
-from train.sharding import AXES, batch_sharding
+from train.sharding import abstract_mesh, batch_sharding, mesh_shape
 from train.state import TrainState, abstract_state
 
 USABLE = 0.9
@@ -62,7 +62,7 @@ class Plan:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Devices along the axes `data`, `fsdp` and `tensor`."""
-        return _shape(self.config)
+        return mesh_shape(self.config.mesh)
 
     @property
     def devices(self) -> int:
@@ -147,7 +147,7 @@ def make_plan(
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization={utilization} is not allowed: it must be in (0, 1].")
-    mesh = abstract_mesh(config)
+    mesh = abstract_mesh(config.mesh)
     batch_sharding(mesh, config.batch_size)
     check_micro_batches(config.batch_size, config.accumulate, mesh)
     state = _abstract_state(config, mesh)
@@ -166,15 +166,6 @@ def make_plan(
         compiled=target is not None,
     )
     return Plan(config, device, utilization, memory)
-
-
-def abstract_mesh(config: RunConfig) -> Any:
-    """A run's mesh, of devices that need not be there; `mesh.data` counts as 1 where it is None."""
-    return AbstractMesh(_shape(config), AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def _shape(config: RunConfig) -> tuple[int, int, int]:
-    return (config.mesh.data or 1, config.mesh.fsdp, config.mesh.tensor)
 
 
 def _platform(device: AcceleratorName) -> str:

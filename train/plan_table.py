@@ -8,8 +8,8 @@ import models
 from train.accelerators import ACCELERATORS
 from train.budget import LIMIT_HOURS
 from train.plan import USABLE, Plan
-from train.report.units import count, duration, size
 from train.sharding import AXES
+from train.units import count, duration, size
 
 
 def plan_table(plan: Plan, reported_hours: float | None = None) -> Table:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import Experiment, MeshConfig
 
@@ -54,6 +54,16 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"{_fitting_mesh(config, len(devices))}."
         )
     return jax.make_mesh(shape, AXES, axis_types=axis_types(config), devices=devices)
+
+
+def mesh_shape(config: MeshConfig) -> tuple[int, int, int]:
+    """Devices along the axes; `data` counts as 1 where it is None."""
+    return (config.data or 1, config.fsdp, config.tensor)
+
+
+def abstract_mesh(config: MeshConfig) -> Any:
+    """A mesh of that shape, of devices that need not be there."""
+    return AbstractMesh(mesh_shape(config), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _fitting_mesh(config: MeshConfig, devices: int) -> str:

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from train import units
 from train.records import RunRecord
-from train.report import units
 
 # What all runs of a table must share, in the words of the message.
 _SHARED: dict[str, Callable[[RunRecord], str]] = {

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from train.report import units
+from train import units
 from train.report.comparison import Comparison, Group
 from train.report.curves import Curve, difference_curve, training_curve, validation_curve
 from train.report.style import Looks, label

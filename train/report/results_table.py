@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from train.report import units
+from train import units
 from train.report.comparison import Comparison, Group
 from train.report.statistics import PERCENT, Estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval, show_number

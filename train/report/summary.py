@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from train import units
 from train.records import RunRecord
-from train.report import units
 from train.report.comparison import Comparison, Group
 from train.report.papers import PARAMETERS
 from train.report.statistics import PERCENT, Estimate

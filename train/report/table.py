@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from train.report import units
+from train import units
 from train.report.statistics import Estimate
 from train.typed_json import to_json
 

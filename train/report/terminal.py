@@ -15,10 +15,7 @@ _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a 
 
 def show(summary: Summary, results: Table, others: Sequence[Table], console: Console) -> None:
     """Prints the finding, the tables and the cautions."""
-    console.print()
-    console.print(Text(summary.finding, style="bold"))
-    for name, value in summary.facts.items():
-        console.print(Text.assemble((f"{name}: ", "dim"), value))
+    print_finding(console, summary)
     if results.rows:
         costs = [0, *range(_SPLIT, len(results.columns))]
         print_table(console, results, list(range(_SPLIT)), "Table 1a. Losses")
@@ -26,6 +23,19 @@ def show(summary: Summary, results: Table, others: Sequence[Table], console: Con
         for table in others:
             if table.rows:
                 print_table(console, table)
+    print_cautions(console, summary)
+
+
+def print_finding(console: Console, summary: Summary) -> None:
+    """Prints what stands before the tables."""
+    console.print()
+    console.print(Text(summary.finding, style="bold"))
+    for name, value in summary.facts.items():
+        console.print(Text.assemble((f"{name}: ", "dim"), value))
+
+
+def print_cautions(console: Console, summary: Summary) -> None:
+    """Prints what stands after them."""
     for line in summary.unfinished:
         console.print(Text(f"Unfinished: {line}", style="yellow"))
     for line in summary.cautions:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from train.report import page, terminal
 from train.report.summary import Summary
@@ -65,13 +64,7 @@ def tuning_report(
 
 
 def _show(words: Summary, tables: list[Table], console: Console) -> None:
-    console.print()
-    console.print(Text(words.finding, style="bold"))
-    for name, value in words.facts.items():
-        console.print(Text.assemble((f"{name}: ", "dim"), value))
+    terminal.print_finding(console, words)
     for table in tables:
         terminal.print_table(console, table)
-    for line in words.unfinished:
-        console.print(Text(f"Unfinished: {line}", style="yellow"))
-    for line in words.cautions:
-        console.print(Text(f"Caution: {line}", style="dim"))
+    terminal.print_cautions(console, words)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train.report import units
+from train import units
 from train.report.statistics import PERCENT
 from train.report.table import NOTHING, Cell, Column, Table
 from train.report.tuning_edges import edges

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from train.report import summary, units
+from train import units
+from train.report import summary
 from train.report.summary import Summary
 from train.report.tuning_edges import edges
 from train.report.tuning_trials import Results
