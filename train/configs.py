@@ -19,6 +19,7 @@ from train.optimizer_configs import (
     AdamW,
     AdEMAMix,
     Lion,
+    Muon,
     OptimizerConfig,
     StratOpt,
 )
@@ -42,6 +43,7 @@ def nano_optimizers() -> tuple[OptimizerConfig, ...]:
         Lion(learning_rate=3e-3),
         LAMB(learning_rate=3e-2, b2=0.98),
         Adafactor(learning_rate=1e-1, min_dim_size_to_factor=32),
+        Muon(learning_rate=3e-3, adam_b2=0.98),
         StratOpt(learning_rate=1e-3, b2=0.98),
         Aardvark(learning_rate=1e-3, b2=0.98),
     )
@@ -101,7 +103,7 @@ def tuned() -> RunConfig:
 
 
 def compare() -> Comparison:
-    """Seven optimizers, 0.13M parameters, embedded text: about 6 minutes on two CPU cores."""
+    """Eight optimizers, 0.13M parameters, embedded text: about 6 minutes on two CPU cores."""
     return Comparison(
         model=NANO,
         optimizers=nano_optimizers(),

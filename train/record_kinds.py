@@ -4,7 +4,7 @@ Times are in seconds, sizes in bytes, losses in nats per token. Norms are keyed 
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,11 @@ class DataSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """The first line of a run: everything that its numbers depend on."""
+    """The first line of a run: everything that its numbers depend on.
+
+    ``config`` is the whole configuration as `train.config.to_dict` gives it, ``config_hash`` its
+    name; records of elsewhere may lack it.
+    """
 
     kind: ClassVar[str] = "run"
     name: str
@@ -48,6 +52,7 @@ class RunRecord:
     steps: int
     learning_rate: float
     started: str
+    config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

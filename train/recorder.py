@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import models
 from train import provenance
 from train.agreement import from_first
-from train.config import RunConfig, config_hash
+from train.config import RunConfig, config_hash, to_dict
 from train.data import Dataset
 from train.optimizer_configs import key
 from train.records import (
@@ -192,4 +192,5 @@ def run_record(config: RunConfig, dataset: Dataset) -> RunRecord:
         steps=config.steps,
         learning_rate=config.optimizer.learning_rate,
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        config=to_dict(config),
     )

@@ -30,12 +30,15 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
 
     Args:
         value: what ``json.loads`` gave.
-        hint: a dataclass, ``dict[str, X]``, ``X | None``, ``str``, ``float``, ``int`` or ``bool``.
+        hint: a dataclass, ``dict[str, X]``, ``X | None``, ``str``, ``float``, ``int``, ``bool``, or
+            ``Any``, which takes what JSON holds.
         where: the value's name for the message.
 
     Raises:
         ValueError: the value is not of that type, or a field without a default is missing.
     """
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return _dataclass_from_json(value, hint, where)
     if typing.get_origin(hint) is dict and isinstance(value, dict):

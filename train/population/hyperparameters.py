@@ -127,9 +127,9 @@ def populations(configs: Sequence[RunConfig], size: int) -> list[list[int]]:
 
     Example:
       >>> from train.configs import compare_quick
-      >>> runs = compare_quick().runs()  # seven optimizers on seed 0, then on seed 1, then on 2
+      >>> runs = compare_quick().runs()  # eight optimizers on seed 0, then on seed 1, then on 2
       >>> populations(runs, size=2)[:3]
-      [[0, 7], [14], [1, 8]]
+      [[0, 8], [16], [1, 9]]
     """
     if size < 1:
         raise ValueError(f"a population of size={size} has no members: take at least 1.")

@@ -1,6 +1,6 @@
 """Every optimizer against every other: differences paired by seed, corrected for their number.
 
-Of seven optimizers there are 21 pairs, and at a level of 5 % one of them would be told apart by
+Of eight optimizers there are 28 pairs, and at a level of 5 % one of them would be told apart by
 chance alone. Holm's correction keeps the chance of any such error in the whole table at 5 %.
 """
 

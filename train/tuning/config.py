@@ -76,4 +76,4 @@ def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
 
 def nano_tuning() -> Tuning:
     """Sixteen trials of each optimizer of the nano comparison: about half an hour on two cores."""
-    return dataclasses.replace(tuning_of(configs.compare()), checkpoint_every=400)
+    return dataclasses.replace(tuning_of(configs.compare()), log_every=20, checkpoint_every=400)
