@@ -1,6 +1,8 @@
 """A comparison: equal terms, resumable anywhere, ending in costs and a report."""
 
+import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from tests import tiny
 from train import compare as compare_module
 from train.compare import compare
 from train.config import Comparison, Experiment
+from train.contestants import Contestant
 from train.display import RunDisplay
 from train.interrupts import Interrupted
 from train.optimizer_configs import AdamW, StratOpt
+from train.processes import other_workers
 from train.records import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
 from train.report import report
+from train.run_folder import held
 
 
 @pytest.fixture
@@ -27,8 +32,11 @@ def display():
 def comparison(tmp_path):
     shared = tiny.run_config(tmp_path / "cache")
     fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
-    optimizers = (AdamW(learning_rate=1e-2), StratOpt(learning_rate=3e-3))
-    return Comparison(optimizers=optimizers, seeds=2, cost_rounds=3, **fields)
+    contestants = (
+        Contestant(AdamW(learning_rate=1e-2)),
+        Contestant(StratOpt(learning_rate=3e-3)),
+    )
+    return Comparison(contestants=contestants, seeds=2, cost_rounds=3, **fields)
 
 
 def records_of(folder, name):
@@ -91,3 +99,33 @@ def test_another_comparison_in_the_folder_is_refused(comparison, display, tmp_pa
     other = dataclasses.replace(comparison, steps=20)
     with pytest.raises(ValueError, match="steps: 20 here, 12 there"):
         compare(other, folder, display)
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(comparison, display, tmp_path, monkeypatch):
+    folder = tmp_path / "comparison"
+    theirs = folder / "runs" / "adamw-s1"
+    waits = []
+
+    def wait(seconds):
+        waits.append(sorted(path.name for path in (folder / "runs").glob("*/records.jsonl")))
+        other.close()
+
+    monkeypatch.setattr(compare_module.time, "sleep", wait)
+    with contextlib.ExitStack() as other:
+        other.enter_context(held(theirs))
+        compare(comparison, folder, display)
+    assert [len(ended) for ended in waits] == [3]  # After all that was free, before what was not.
+    assert isinstance(records_of(folder, "adamw-s1")[-1], FinalRecord)
+
+
+@pytest.mark.slow
+def test_processes_share_the_runs_of_a_comparison(comparison, display, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    compare(comparison, alone, display)
+    work = functools.partial(compare, comparison, shared)
+    with other_workers(work, 1):
+        work(display)
+    for name in ("adamw-s0", "adamw-s1", "stratopt-s0", "stratopt-s1"):
+        ours, theirs = (records_of(folder, name)[-1].val_loss for folder in (alone, shared))
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+    assert len(read_records(shared / "costs.jsonl")) == 2

@@ -9,7 +9,8 @@ from tests import tiny
 from train import configs
 from train.budget import budget, refuse_unless_accepted
 from train.config import ScheduleConfig, config_hash, first_difference, to_dict
-from train.optimizer_configs import AdamW
+from train.contestants import Contestant
+from train.optimizer_configs import Aardvark, AdamW
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,19 @@ def test_the_consistent_reading_is_twenty_tokens_a_parameter():
 def test_a_comparison_gives_every_optimizer_the_same_seeds_and_settings():
     comparison = configs.compare()
     runs = comparison.runs()
-    names = [(type(run.optimizer).__name__, run.seed) for run in runs]
-    assert len(set(names)) == len(runs) == comparison.seeds * len(comparison.optimizers)
-    shared = {config_hash(dataclasses.replace(run, optimizer=AdamW(), seed=0)) for run in runs}
-    assert len(shared) == 1
-    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert len({run.name for run in runs}) == len(runs)
+    assert len(runs) == comparison.seeds * len(comparison.contestants)
+    same = {"optimizer": AdamW(), "seed": 0}
+    assert len({config_hash(dataclasses.replace(run.config, **same)) for run in runs}) == 1
+    assert [run.config.seed for run in runs] == sorted(run.config.seed for run in runs)
+
+
+def test_two_settings_of_one_optimizer_are_two_contestants():
+    contestants = Contestant(Aardvark()), Contestant(Aardvark(clip=None), "Aardvark, no clip")
+    comparison = dataclasses.replace(configs.compare(), contestants=contestants, seeds=1)
+    assert [run.name for run in comparison.runs()] == ["aardvark-s0", "aardvark-no-clip-s0"]
+
+
+def test_two_contestants_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"contestants=\['adamw', 'adamw'\]"):
+        dataclasses.replace(configs.compare(), contestants=(Contestant(AdamW()),) * 2)

@@ -1,6 +1,7 @@
 """A tuning: equal budgets, every trial once, by any number of workers, whatever becomes of them."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import multiprocessing
@@ -19,6 +20,7 @@ from train.config import Experiment
 from train.display import RunDisplay
 from train.interrupts import Interrupted
 from train.optimizer_configs import AdamW, Lion, StratOpt
+from train.processes import other_workers
 from train.records import FinalRecord, RunRecord, read_records
 from train.report.tuning_report import tuning_report
 from train.run_folder import check_owner, finished
@@ -27,7 +29,6 @@ from train.tuning import heartbeat as heartbeat_module
 from train.tuning import trainers
 from train.tuning.config import Tuning, nano_tuning
 from train.tuning.heartbeat import Heartbeat, OverdueError
-from train.tuning.processes import other_workers
 from train.tuning.queue import TrialQueue
 from train.tuning.worker import tune
 
@@ -354,8 +355,9 @@ def test_a_population_trains_to_the_losses_of_its_members_alone(display, tmp_pat
 @pytest.mark.slow
 def test_further_workers_on_this_machine_train_to_the_end(folder, display, tmp_path):
     tuning = tuning_of(tmp_path / "cache", optimizers=(AdamW(),))
-    with other_workers(tuning, folder, 1):
-        tune(tuning, folder, display)
+    work = functools.partial(tune, tuning, folder)
+    with other_workers(work, 1):
+        work(display)
     trials = [read_records(path) for path in folder.glob("trials/*/*/records.jsonl")]
     assert [type(records[-1]) for records in trials] == [FinalRecord] * 3
     assert len({records[1].loss for records in trials}) == 1  # Before the first step.
@@ -364,9 +366,10 @@ def test_further_workers_on_this_machine_train_to_the_end(folder, display, tmp_p
 
 def test_several_workers_on_an_accelerator_and_none_at_all_are_refused(tuning, folder, monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"), other_workers(tuning, folder, 1):
+    work = functools.partial(tune, tuning, folder)
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"), other_workers(work, 1):
         pass
     with pytest.raises(ValueError, match="workers=0 is not allowed"):
-        other_workers(tuning, folder, -1).__enter__()
-    with other_workers(tuning, folder, 0):
+        other_workers(work, -1).__enter__()
+    with other_workers(work, 0):
         assert not Path(folder).exists()

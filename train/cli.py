@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -42,11 +43,11 @@ from train.options import (
 )
 from train.plan import make_plan
 from train.plan_table import plan_table
+from train.processes import Work, other_workers
 from train.report import report
 from train.report.tuning_report import tuning_report
 from train.speed import Speed
 from train.tuning.config import Tuning, nano_tuning
-from train.tuning.processes import other_workers
 from train.tuning.queue import TUNING
 from train.tuning.worker import tune
 from train.units import size
@@ -120,9 +121,8 @@ def _compare(arguments: list[str]) -> None:
     options = _parse(CompareOptions, "compare", arguments, CompareOptions(named))
     comparison = _only(options.comparison, options.only)
     folder = options.out or _default_folder(comparison)
-    runs = comparison.runs()
-    with RunDisplay(console, sum(run.steps for run in runs)) as display:
-        compare(comparison, folder, display)
+    steps = sum(entry.config.steps for entry in comparison.runs())
+    _share_out(partial(compare, comparison, folder), options.workers, steps)
     report(folder, console=console)
 
 
@@ -131,10 +131,8 @@ def _tune(arguments: list[str]) -> None:
     options = _parse(TuneOptions, "tune", arguments, TuneOptions(nano_tuning()))
     tuning = _only_tuned(options.tuning, options.only)
     folder = options.out or _tuning_folder(tuning)
-    runs = [run for runs in tuning.runs().values() for run in runs]
-    others = other_workers(tuning, folder, options.workers - 1, population=options.population)
-    with RunDisplay(console, sum(run.steps for run in runs)) as display, others:
-        tune(tuning, folder, display, population=options.population)
+    steps = sum(run.steps for runs in tuning.runs().values() for run in runs)
+    _share_out(partial(tune, tuning, folder, population=options.population), options.workers, steps)
     tuning_report(folder, console=console)
 
 
@@ -178,6 +176,12 @@ def _explain(arguments: list[str]) -> None:
         console.print(explanation_tables(explanation))
 
 
+def _share_out(work: Work, workers: int, steps: int) -> None:
+    """Does what several processes share, in this one and in the others that are asked for."""
+    with RunDisplay(console, steps) as display, other_workers(work, workers - 1):
+        work(display)
+
+
 def _parse(options: type[T], command: str, arguments: list[str], default: T | None = None) -> T:
     extra: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
@@ -190,12 +194,12 @@ def _parse(options: type[T], command: str, arguments: list[str], default: T | No
 
 
 def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
-    known = {key(optimizer): optimizer for optimizer in comparison.optimizers}
+    known = [contestant.name for contestant in comparison.contestants]
     _check_known(names, known)
     if not names:
         return comparison
-    chosen = [optimizer for name, optimizer in known.items() if name in ("adamw", *names)]
-    return dataclasses.replace(comparison, optimizers=tuple(chosen))
+    chosen = tuple(one for one in comparison.contestants if one.name in (known[0], *names))
+    return dataclasses.replace(comparison, contestants=chosen)
 
 
 def _only_tuned(tuning: Tuning, names: tuple[str, ...]) -> Tuning:

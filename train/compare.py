@@ -3,30 +3,37 @@
 <folder>/comparison.json          what is compared
 <folder>/runs/adamw-s0/           one run: configuration, records, checkpoints
 <folder>/costs.jsonl              step time and memory of each optimizer
+
+Any number of processes, on any machines that see the folder, make the same call and share the runs.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from train.atomic import write_whole
-from train.config import Comparison, RunConfig
+from train.config import Comparison, Entry
+from train.contestants import Contestant
 from train.costs import measure_costs
 from train.data import Dataset, open_dataset
 from train.display import RunDisplay
 from train.distributed import refuse_several_processes
+from train.locking import locked
 from train.loop import StuckError, check_vocabulary, train
 from train.memory import memory_explained
-from train.optimizer_configs import OptimizerConfig, key
 from train.program import Program, build_program
 from train.records import encode
-from train.run_folder import check_owner, finished, write_config
+from train.run_folder import LOCK, BusyError, check_owner, finished, is_busy, write_config
 from train.sharding import check_mesh
+
+_POLL = 1.0
+"""Seconds between two looks at what other processes do."""
 
 
 def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
-    """Runs what is still missing of a comparison.
+    """Does what is still missing of a comparison, together with whoever else makes the same call.
 
     Args:
       comparison: What to compare.
@@ -35,7 +42,7 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
 
     Raises:
       ValueError: If the folder holds another comparison, the configuration does not fit the data
-        or the devices, or this is one of several processes.
+        or the devices, or this is one of several processes of one run.
       Interrupted: If a signal asked to stop; the same call goes on from there.
     """
     refuse_several_processes("compare", os.environ)
@@ -46,30 +53,49 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     programs = _Programs(comparison)
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / "comparison.json", comparison)
-    for run in comparison.runs():
-        _train(run, folder / "runs", programs, dataset, display)
-    if not (folder / "costs.jsonl").exists():
-        _measure(comparison, folder / "costs.jsonl", programs, dataset, display)
+    ahead = comparison.runs()
+    while ahead:
+        ahead = [
+            entry
+            for entry in ahead
+            if not _train(entry, folder / "runs", programs, dataset, display)
+        ]
+        if ahead:  # Others are at these, who may yet die.
+            time.sleep(_POLL)
+    if comparison.cost_rounds:
+        with locked(folder / LOCK):  # Whoever comes second waits: nothing disturbs the clock.
+            if not (folder / "costs.jsonl").exists():
+                _measure(comparison, folder / "costs.jsonl", programs, dataset, display)
 
 
 def _train(
-    run: RunConfig, runs: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
-) -> None:
-    """Trains one run to its end, unless an earlier call did."""
-    name = f"{key(run.optimizer)}-s{run.seed}"
-    found = finished(runs / name, run)
+    entry: Entry, runs: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
+) -> bool:
+    """Trains one run to its end, unless it is there; False while another process is at it."""
+    contestant, config = entry
+    folder = runs / entry.name
+    found = finished(folder, config)
     if found is not None:
-        display.run_found(name, run.steps, found)
-        return
-    display.run_started(name)
-    program = programs[run.optimizer]
+        display.run_found(entry.name, config.steps, found)
+        return True
+    if is_busy(folder):
+        return False
+    display.run_started(entry.name)
     try:
         final = train(
-            run, runs / name, program=program, dataset=dataset, on_progress=display.run_progress
+            config,
+            folder,
+            contestant=contestant,
+            program=programs[contestant],
+            dataset=dataset,
+            on_progress=display.run_progress,
         )
     except StuckError as error:  # A diverged run is a result.
         final = error.final
-    display.run_ended(name, run.steps, final)
+    except BusyError:  # Since a moment ago.
+        return False
+    display.run_ended(entry.name, config.steps, final)
+    return True
 
 
 def _measure(
@@ -77,7 +103,7 @@ def _measure(
 ) -> None:
     """Times all optimizers side by side; the file appears when all of it is there."""
     records = measure_costs(
-        [programs[optimizer] for optimizer in comparison.optimizers],
+        [programs[contestant] for contestant in comparison.contestants],
         next(dataset.train_batches(comparison.batch_size, comparison.context, seed=0)),
         rounds=comparison.cost_rounds,
         on_round=lambda done: display.costs_progress(done, comparison.cost_rounds),
@@ -86,14 +112,16 @@ def _measure(
 
 
 class _Programs:
-    """The compiled program of each optimizer, made when it is first needed and shared by seeds."""
+    """The compiled program of each contestant, made when it is first needed, shared by seeds."""
 
     def __init__(self, comparison: Comparison) -> None:
-        self._runs = {run.optimizer: run for run in comparison.runs() if run.seed == 0}
-        self._built: dict[OptimizerConfig, Program] = {}
+        self._configs = {
+            contestant: config for contestant, config in comparison.runs() if config.seed == 0
+        }
+        self._built: dict[Contestant, Program] = {}
 
-    def __getitem__(self, optimizer: OptimizerConfig) -> Program:
-        if optimizer not in self._built:
-            with memory_explained(self._runs[optimizer]):
-                self._built[optimizer] = build_program(self._runs[optimizer])
-        return self._built[optimizer]
+    def __getitem__(self, contestant: Contestant) -> Program:
+        if contestant not in self._built:
+            with memory_explained(self._configs[contestant]):
+                self._built[contestant] = build_program(self._configs[contestant])
+        return self._built[contestant]

@@ -10,11 +10,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from models import TransformerConfig
+from train.contestants import Contestant
 from train.data import DataConfig
 from train.optimizer_configs import AdamW, OptimizerConfig
 
@@ -119,30 +120,45 @@ class RunConfig(Experiment):
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
 
 
+class Entry(NamedTuple):
+    """One run of a comparison: whose it is, and what is run."""
+
+    contestant: Contestant
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Its folder, such as `adamw-s0`."""
+        return f"{self.contestant.name}-s{self.config.seed}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Experiment):
     """The same experiment for several optimizers and seeds; within a seed all else is equal."""
 
-    optimizers: Annotated[tuple[OptimizerConfig, ...], tyro.conf.Suppress]
-    """The contestants; the first, AdamW, is the baseline that the others are measured against."""
+    contestants: Annotated[tuple[Contestant, ...], tyro.conf.Suppress]
+    """The first, AdamW, is the baseline that the others are measured against."""
     seeds: int = 2
     """Each seed gives every optimizer the same initial parameters and the same batches."""
     cost_rounds: int = 9
-    """Rounds in which the optimizers' steps are timed in turn."""
+    """Rounds in which the optimizers' steps are timed in turn; 0 measures no costs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.seeds >= 1, "seeds", self.seeds, "at least 1")
-        _require(self.cost_rounds >= 3, "cost_rounds", self.cost_rounds, "at least 3")
+        rounds = self.cost_rounds
+        _require(rounds == 0 or rounds >= 3, "cost_rounds", rounds, "at least 3, or 0 for no costs")
+        names = [contestant.name for contestant in self.contestants]
+        _require(len(set(names)) == len(names), "contestants", names, "one of each name")
         self.runs()  # Each checks its own optimizer.
 
-    def runs(self) -> list[RunConfig]:
-        """All runs, every optimizer on a seed before the next seed, so that stopping is fair."""
+    def runs(self) -> list[Entry]:
+        """All runs, every contestant on a seed before the next seed, so that stopping is fair."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Experiment)}
         return [
-            RunConfig(optimizer=optimizer, seed=seed, **shared)
+            Entry(contestant, RunConfig(optimizer=contestant.optimizer, seed=seed, **shared))
             for seed in range(self.seeds)
-            for optimizer in self.optimizers
+            for contestant in self.contestants
         ]
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from models import PRESETS
 from train.config import Comparison, RunConfig, ScheduleConfig
+from train.contestants import Contestant
 from train.data import DataConfig
 from train.optimizer_configs import (
     LAMB,
@@ -106,7 +107,7 @@ def compare() -> Comparison:
     """Eight optimizers, 0.13M parameters, embedded text: about 6 minutes on two CPU cores."""
     return Comparison(
         model=NANO,
-        optimizers=nano_optimizers(),
+        contestants=tuple(map(Contestant, nano_optimizers())),
         steps=400,
         seeds=5,
         eval_every=50,

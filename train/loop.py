@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import jax
 from train.agreement import SharedStopRequest, check_same
 from train.checkpointing import Checkpointer
 from train.config import Experiment, RunConfig, config_hash
+from train.contestants import Contestant
 from train.data import Dataset, open_dataset
 from train.interrupts import Interrupted
 from train.memory import memory_explained
@@ -58,6 +60,7 @@ def train(
     config: RunConfig,
     folder: Path,
     *,
+    contestant: Contestant | None = None,
     program: Program | None = None,
     dataset: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -70,6 +73,7 @@ def train(
       config: The run.
       folder: Where configuration, records and checkpoints go. A finished run in it is not run
         again: its final record is returned.
+      contestant: What its records call the optimizer; by default the optimizer's own name.
       program: A program of the same configuration (any seed), to save its compilation.
       dataset: The configuration's open data set, likewise.
       on_progress: Called after every step.
@@ -98,7 +102,10 @@ def train(
         if jax.process_index() == 0:
             stack.enter_context(held(folder))
             claim(folder, config)
-        run = _Run(config, folder, program, dataset, on_progress, profile, track)
+        recorder = partial(
+            Recorder, folder / RECORDS, config, dataset, contestant=contestant, track=track
+        )
+        run = _Run(config, folder, program, dataset, recorder, on_progress, profile)
         stack.callback(run.close)
         with SharedStopRequest(program.mesh) as stop:
             return run.to_the_end(stop)
@@ -126,9 +133,9 @@ class _Run:
         folder: Path,
         program: Program,
         dataset: Dataset,
+        recorder: Callable[[int], Recorder],
         on_progress: Callable[[Progress], None],
         profile: bool,
-        track: Sequence[TrackerName],
     ) -> None:
         self._config, self._program, self._dataset = config, program, dataset
         self._on_progress = on_progress
@@ -150,7 +157,7 @@ class _Run:
         self._start = int(self._state.step)
         trace = folder / TRACE if profile else None
         self._profiler = Profiler(trace, self._start + 1, config.steps)
-        self._recorder = Recorder(folder / RECORDS, config, dataset, self._start, track)
+        self._recorder = recorder(self._start)
         self._val_loss = math.nan
 
     def to_the_end(self, stop: SharedStopRequest) -> FinalRecord:

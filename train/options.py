@@ -45,7 +45,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Compare optimizers on equal terms and report; the same command goes on after a stop."""
+    """Compare optimizers on equal terms and report; the same command goes on after a stop.
+
+    Called several times at once, on any machines that see the folder, it shares the runs out.
+    """
 
     comparison: Annotated[Comparison, tyro.conf.arg(name="")]
     out: Path | None = None
@@ -54,6 +57,8 @@ class CompareOptions:
     """A tenth of the steps."""
     only: tuple[str, ...] = ()
     """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
+    workers: int = 1
+    """Processes of this machine that share the runs."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 import models
 from train import provenance
 from train.agreement import from_first
-from train.config import RunConfig, config_hash, to_dict
+from train.config import Entry, RunConfig, config_hash, to_dict
+from train.contestants import Contestant
 from train.data import Dataset
-from train.optimizer_configs import key
 from train.records import (
     CostRecord,
     DataSummary,
@@ -58,6 +58,7 @@ class Recorder:
       config: The run.
       dataset: Its data.
       after_step: The step that training goes on from; later lines are dropped, to be written again.
+      contestant: What the records call the optimizer; by default its own name.
       track: Who else is told of every line.
 
     Raises:
@@ -70,11 +71,14 @@ class Recorder:
         config: RunConfig,
         dataset: Dataset,
         after_step: int,
+        *,
+        contestant: Contestant | None = None,
         track: Sequence[TrackerName] = (),
     ) -> None:
         self._config, self._dataset = config, dataset
+        self._contestant = contestant or Contestant(config.optimizer)
         first = jax.process_index() == 0
-        run = run_record(config, dataset)
+        run = run_record(config, dataset, self._contestant)
         self._trackers = [
             open_tracker(name, path.parent, run, after_step) for name in track if first
         ]
@@ -89,7 +93,7 @@ class Recorder:
 
     def start(self) -> None:
         """The first line: everything that the run's numbers depend on."""
-        self._write(run_record(self._config, self._dataset))
+        self._write(run_record(self._config, self._dataset, self._contestant))
 
     def step(self, step: int, metrics: Any, seconds: float) -> None:
         """A training step, from the metrics that it left on the device."""
@@ -162,13 +166,12 @@ class Recorder:
                 tracker.log(record.step, numbers(record))
 
 
-def run_record(config: RunConfig, dataset: Dataset) -> RunRecord:
+def run_record(config: RunConfig, dataset: Dataset, contestant: Contestant) -> RunRecord:
     """What a run is and what its numbers depend on."""
-    name = key(config.optimizer)
     return RunRecord(
-        name=f"{name}-s{config.seed}",
-        optimizer=name,
-        title=type(config.optimizer).__name__,
+        name=Entry(contestant, config).name,
+        optimizer=contestant.name,
+        title=contestant.title,
         seed=config.seed,
         config_hash=config_hash(config),
         commit=provenance.commit(),

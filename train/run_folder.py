@@ -28,23 +28,36 @@ def claim(folder: Path, config: RunConfig) -> None:
     write_config(folder / CONFIG, config)
 
 
+class BusyError(ValueError):
+    """Another process is writing into a run's folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keeps other processes from writing into a run's folder, until this one is done or dies.
 
     Raises:
-      ValueError: If another process is at work in it.
+      BusyError: If another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK, wait=False))
         except BlockingIOError as error:
-            raise ValueError(
+            raise BusyError(
                 f"another process is writing into {folder}: wait for it, stop it, or choose "
                 "another --out."
             ) from error
         yield
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether another process is writing into a run's folder."""
+    try:
+        with held(folder):
+            return False
+    except BusyError:
+        return True
 
 
 def finished(folder: Path, config: RunConfig) -> FinalRecord | None:

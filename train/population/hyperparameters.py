@@ -127,7 +127,8 @@ def populations(configs: Sequence[RunConfig], size: int) -> list[list[int]]:
 
     Example:
       >>> from train.configs import compare_quick
-      >>> runs = compare_quick().runs()  # eight optimizers on seed 0, then on seed 1, then on 2
+      >>> # Eight optimizers on seed 0, then on seed 1, then on 2.
+      >>> runs = [entry.config for entry in compare_quick().runs()]
       >>> populations(runs, size=2)[:3]
       [[0, 8], [16], [1, 9]]
     """

@@ -70,7 +70,7 @@ def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
     shared = {
         field.name: getattr(comparison, field.name) for field in dataclasses.fields(Experiment)
     }
-    spaces = tuple(search_space(optimizer) for optimizer in comparison.optimizers)
+    spaces = tuple(search_space(one.optimizer) for one in comparison.contestants)
     return Tuning(spaces=spaces, trials=trials, **shared)
 
 

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from train.display import RunDisplay
 from train.interrupts import Interrupted
-from train.tuning.config import Tuning
-from train.tuning.worker import tune
+
+Work = Callable[[RunDisplay], None]
 
 
 @contextmanager
-def other_workers(
-    tuning: Tuning, folder: Path, count: int, *, population: int = 1
-) -> Iterator[None]:
-    """Lets processes work on a tuning while the context is open.
+def other_workers(work: Work, count: int) -> Iterator[None]:
+    """Lets processes do the same work while the context is open; they share it out by themselves.
 
     Leaving it waits for them; leaving it with an exception asks them to save and stop first.
 
     Args:
-      tuning: What to tune.
-      folder: Where it goes.
+      work: What to do, told where to show it; a `functools.partial` of a module's function, since
+        a process of its own imports it.
       count: How many processes besides this one.
-      population: Trials that each trains at a time.
 
     Raises:
       ValueError: If the count is negative, or if there would be several on one accelerator, whose
@@ -44,10 +40,7 @@ def other_workers(
     # A fork would share the threads of a JAX that has begun to work.
     context = multiprocessing.get_context("spawn")
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    workers = [
-        context.Process(target=_work, args=(tuning, folder, cache, population))
-        for _ in range(count)
-    ]
+    workers = [context.Process(target=_work, args=(work, cache)) for _ in range(count)]
     for worker in workers:
         worker.start()
     try:
@@ -61,10 +54,10 @@ def other_workers(
             worker.join()
 
 
-def _work(tuning: Tuning, folder: Path, cache: str | None, population: int) -> None:
+def _work(work: Work, cache: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     try:
         with RunDisplay(Console(quiet=True), total_steps=0) as display:
-            tune(tuning, folder, display, population=population)
+            work(display)
     except (Interrupted, KeyboardInterrupt):  # The first process speaks for all.
         pass

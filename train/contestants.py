@@ -1,0 +1,43 @@
+"""Who takes part in a comparison: an optimizer's settings, under a name of their own.
+
+Two settings of one method, such as Aardvark with and without its clip, can so stand in one table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from train.optimizer_configs import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An optimizer and what tables call it.
+
+    Args:
+      optimizer: Its settings.
+      title: What tables call it; by default the optimizer's class.
+
+    Raises:
+      ValueError: If the title has nothing to name a folder by.
+
+    Example:
+      >>> from train.optimizer_configs import AdamW
+      >>> Contestant(AdamW()).name, Contestant(AdamW(clip=None), "AdamW, no clip").name
+      ('adamw', 'adamw-no-clip')
+    """
+
+    optimizer: OptimizerConfig
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", type(self.optimizer).__name__)
+        if not self.name:
+            raise ValueError(f"the title {self.title!r} is not allowed: it needs a letter.")
+
+    @property
+    def name(self) -> str:
+        """The title as folders, records and the command line have it, such as `adamw-no-clip`."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.title.lower()).strip("-.")
