@@ -9,9 +9,9 @@ import jax
 import pytest
 import yaml
 
-from train import cli
+from train.commands import parse
 from train.config import MeshConfig
-from train.distributed import HostsConfig, Place, find_place
+from train.distributed import HostsConfig, Place, find_place, init_distributed
 from train.options import RunOptions
 from train.sharding import make_mesh, process_share
 
@@ -88,7 +88,7 @@ def test_the_processes_of_a_job_are_found_through_jax(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: called.update(options))
     before = jax.config.values["jax_enable_preemption_service"]
     try:
-        cli.init_distributed(HostsConfig())
+        init_distributed(HostsConfig())
     finally:
         jax.config.update("jax_enable_preemption_service", before)
     # None would leave a process one GPU of its node.
@@ -98,7 +98,7 @@ def test_the_processes_of_a_job_are_found_through_jax(monkeypatch):
 def parsed(command):
     """The options of a `... -m train run ...` command."""
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in command]
-    return cli._parse(RunOptions, "run", words[words.index("train") + 2 :])
+    return parse(RunOptions, "run", words[words.index("train") + 2 :])
 
 
 def launch_file(name):

@@ -125,6 +125,15 @@ def test_who_is_better_is_sooner_where_adamw_ends(comparison):
             assert (row.reached, row.steps, row.speed_up) == (0, None, None)
 
 
+def test_the_seconds_are_of_steps_timed_in_turn_where_they_were(tmp_path):
+    timed = load(write_comparison(tmp_path / "timed", optimizers=("adamw",), seeds=2))
+    alone = load(write_comparison(tmp_path / "alone", optimizers=("adamw",), seeds=2, costs=False))
+    cost = timed.baseline.cost
+    assert targets_table(timed).rows[0].seconds.mean == 200 * cost.step_seconds
+    clocks = [run.evals[-1].seconds for run in alone.runs]
+    assert targets_table(alone).rows[0].seconds.mean == pytest.approx(sum(clocks) / 2)
+
+
 def test_a_diverged_run_does_not_reach_its_target_and_counts(tmp_path):
     folder = write_comparison(tmp_path, optimizers=("adamw",), seeds=2, costs=False)
     for seed in range(2):

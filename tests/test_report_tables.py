@@ -19,6 +19,7 @@ from tests.synthetic_comparison import (
 from train.records import RecordWriter, StepRecord
 from train.report.comparison import load
 from train.report.norms_table import norms_table
+from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
 from train.report.results_table import results_table
 from train.report.statistics import estimate
@@ -153,6 +154,8 @@ def test_the_papers_numbers_stand_beside_ours_as_printed(tmp_path):
         ({"data": {"fingerprint": "other"}}, "differ in data: .* in adamw-s0, .* in lion-s0"),
         ({"model": {"parameters": 7}}, "differ in model: .* 897152 parameters .* 7 parameters"),
         ({"steps": 7}, "differ in tokens: 200 steps"),
+        ({"commit": "fffffff"}, "differ in commit: 3c2b1a0f9e8d in adamw-s0, fffffff in lion-s0"),
+        ({"commit": "3c2b1a0f9e8d+"}, r"differ in commit: .* 3c2b1a0f9e8d\+ in lion-s0"),
     ],
 )
 def test_runs_of_different_conditions_are_refused_unless_asked_for(tmp_path, change, message):
@@ -180,10 +183,39 @@ def test_one_optimizer_at_two_rates_is_refused(tmp_path):
     assert rows["AdamW"]["Rate"] == "0.003, 0.5"
 
 
+def test_one_optimizer_with_two_settings_is_refused(tmp_path):
+    for seed, decay in enumerate((0.1, 0.7)):
+        settings = {"optimizer": {"kind": "AdamW", "weight_decay": decay}}
+        run = run_record("adamw", seed, config=settings)
+        write_run(tmp_path, [run, final_record(run, 2.0)])
+    with pytest.raises(ValueError, match=r"adamw's settings: .*decay 0\.1 in .*decay 0\.7 in"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("commit", ["3c2b1a0f9e8d+", "unknown"])
+def test_code_that_is_in_no_commit_is_a_caution(tmp_path, commit):
+    for seed in range(2):
+        run = run_record("adamw", seed, commit=commit)
+        write_run(tmp_path, [run, final_record(run, 2.0)])
+    cautions = summarize(load(tmp_path)).cautions
+    assert f"The runs of commit {commit} are of code that is in no commit." in cautions
+
+
+def test_devices_and_versions_may_differ_and_are_a_caution(tmp_path):
+    write_finals(tmp_path, {"adamw": [2.0]})
+    run = run_record("adamw", 1, device="H100", versions={"jax": "0.12.0"})
+    write_run(tmp_path, [run, final_record(run, 2.0)])
+    cautions = summarize(load(tmp_path)).cautions
+    for what in ("device", "versions"):
+        assert f"The runs are of 2 different kinds in: {what}." in cautions
+
+
 def test_two_runs_of_one_optimizer_and_seed_are_refused_even_if_mixed(tmp_path):
     write_finals(tmp_path, {"adamw": [2.0]})
     shutil.copytree(tmp_path / "runs" / "adamw-s0", tmp_path / "runs" / "again")
-    with pytest.raises(ValueError, match="both adamw with seed 0"):
+    with pytest.raises(
+        ValueError, match=r"again/records\.jsonl, line 1\) are both adamw with seed 0"
+    ):
         load(tmp_path, allow_mixed=True)
 
 
@@ -224,16 +256,31 @@ def finding(folder, losses):
     return summarize(load(write_finals(folder, losses))).finding.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_the_finding_tells_apart_only_what_the_paired_intervals_do(tmp_path):
+def test_the_finding_names_who_is_told_apart_from_the_best_and_who_is_not(tmp_path):
     assert finding(tmp_path, LOSSES) == (
         "After 819k tokens, StratOpt has the lowest validation loss, 2.0067 ± 0.2609 (n = 3 "
         "seeds); Lion is not told apart from it, AdamW is above it "
-        "(by the 95 % intervals of the differences paired by seed)."
+        "(at 5%, paired t-tests, Holm’s correction for 3 pairs)."
     )
 
 
+def test_the_finding_says_no_more_than_the_table_of_all_pairs(tmp_path):
+    # Alone, each is told apart from the best at 5 %, and among six pairs none is.
+    noisy = {key: [2.2 + shift, 2.3, 2.4] for key, shift in {"lion": 0.02, "lamb": 0.03}.items()}
+    losses = {"adamw": (2.0, 2.15, 2.2), **noisy, "stratopt": (2.3, 2.35, 2.5)}
+    comparison = load(write_finals(tmp_path, losses))
+    rows = {row.optimizer: row for row in pairs_table(comparison).rows}
+    said = summarize(comparison).finding
+    for key in ("lion", "lamb", "stratopt"):
+        pair = rows["adamw"].against[key]
+        assert pair.p < 0.05
+        assert not pair.told_apart
+    assert "are not told apart from it (at 5%" in said
+    assert "above it" not in said
+
+
 def test_the_finding_says_where_a_lower_mean_is_only_that_of_easier_seeds(tmp_path):
-    found = finding(tmp_path, {"adamw": [1.0, 1.2], "lion": [0.9, 1.1, 3.0]})
+    found = finding(tmp_path, {"adamw": [1.0, 1.2], "lion": [0.9, 1.101, 3.0]})
     assert "AdamW has the lowest validation loss" in found
     assert "Lion is below it on the seeds in common" in found
 
@@ -244,10 +291,16 @@ def test_the_finding_names_no_order_among_optimizers_that_diverge(tmp_path):
     assert found == "After 819k tokens, AdamW has the lowest validation loss, 2.0000 (n = 1 seed)."
 
 
+def test_the_best_of_optimizers_that_all_diverge_is_not_told_without_it(tmp_path):
+    write_run(tmp_path, records(run_record("lion", 2), diverges_at=20))
+    found = finding(tmp_path, {"lion": [2.0, 2.2]})
+    assert found.endswith("2.1000 ± 1.2706 (n = 2 seeds), though 1 of its 3 runs diverged.")
+
+
 def test_the_finding_of_one_seed_claims_no_order(tmp_path):
     assert finding(tmp_path, {"adamw": [2.0], "lion": [2.5]}) == (
         "After 819k tokens, AdamW has the lowest validation loss, 2.0000 (n = 1 seed); Lion cannot "
-        "be told from it (fewer than two seeds in common give no interval)."
+        "be told from it (fewer than two seeds in common)."
     )
 
 
@@ -268,7 +321,7 @@ def test_the_facts_stand_beside_the_numbers_and_a_second_commit_is_a_caution(tmp
     write_finals(tmp_path, {"adamw": [2.0]})
     run = run_record("lion", 4, commit="fffffff")
     write_run(tmp_path, [run, final_record(run, 2.0)])
-    summary = summarize(load(tmp_path))
+    summary = summarize(load(tmp_path, allow_mixed=True))
     assert " ".join(summary.facts) == "Data Model Tokens Seeds Device Versions Commit"
     assert summary.facts["Seeds"] == "0, 4"
     assert summary.facts["Commit"] == "3c2b1a0f9e8d; fffffff"

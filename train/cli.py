@@ -1,83 +1,37 @@
-"""The command line: `python -m train run|compare|tune|report|prepare|plan|explain`.
+"""The command line: `python -m train run|compare|tune|study|report|prepare|plan|explain`.
 
-Each command is a function of its options (`train.options`). What a user can mend (a `ValueError`)
-ends as one sentence and exit status 2, never as a traceback.
+Each command is a function in `train.commands`. What a user can mend (a `ValueError`) ends as one
+sentence and exit status 2, never as a traceback.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
 
 import jax
-import tyro
 from rich.console import Console
+from rich.markup import escape
 
-from train import configs
 from train.allocator import share_heap
-from train.budget import refuse_unless_accepted
-from train.compare import compare
-from train.config import Comparison, RunConfig, config_hash
-from train.data import prepare
-from train.display import PrepareDisplay, RunDisplay
-from train.distributed import init_distributed
-from train.explain import explain
-from train.explain_table import explanation_tables
+from train.commands import COMMANDS, console, stopped
 from train.interrupts import Interrupted
-from train.loop import StuckError, train
-from train.optimizer_configs import key
-from train.options import (
-    CompareOptions,
-    ExplainOptions,
-    PlanOptions,
-    PrepareOptions,
-    ReportOptions,
-    RunOptions,
-    TuneOptions,
-)
-from train.plan import make_plan
-from train.plan_table import plan_table
-from train.processes import Work, other_workers
-from train.report import report
-from train.report.tuning_report import tuning_report
-from train.speed import Speed
-from train.tuning.config import Tuning, nano_tuning
-from train.tuning.queue import TUNING
-from train.tuning.worker import tune
-from train.units import size
-
-console = Console()
-T = TypeVar("T")
+from train.loop import StuckError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 0, 1 (stuck), 2 (wrong input) or 130 (Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    commands: dict[str, Callable[[list[str]], None]]
-    commands = {
-        "run": _run,
-        "compare": _compare,
-        "tune": _tune,
-        "report": _report,
-        "prepare": _prepare,
-        "plan": _plan,
-        "explain": _explain,
-    }
-    if not arguments or arguments[0] not in commands:
-        _usage(commands, asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
+    if not arguments or arguments[0] not in COMMANDS:
+        _usage(asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
     share_heap()
     # Compiled programs are kept between calls: a resumed run starts at once.
     jax.config.update("jax_compilation_cache_dir", str(Path("cache/jax").absolute()))
     try:
-        commands[arguments[0]](arguments[1:])
+        COMMANDS[arguments[0]](arguments[1:])
     except Interrupted as stop:
-        _stopped(stop)
+        stopped(stop)
     except KeyboardInterrupt:
         console.print("[yellow]stopped.[/] The same command goes on from the last checkpoint.")
         sys.exit(130)
@@ -87,164 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("error", error, status=2)
 
 
-def _run(arguments: list[str]) -> None:
-    """train one configuration"""
-    options = _parse(RunOptions, "run", arguments)
-    console.quiet = init_distributed(options.hosts) > 0  # The first process speaks for all.
-    config: RunConfig = options.config
-    refuse_unless_accepted(config, options.accept_cost)
-    folder = options.out or Path("runs") / f"{key(config.optimizer)}-{config_hash(config)}"
-    try:
-        with RunDisplay(console, config.steps) as display:
-            display.run_started(folder.name)
-            final = train(
-                config,
-                folder,
-                on_progress=display.run_progress,
-                profile=options.profile,
-                track=options.track,
-            )
-    except Interrupted as stop:
-        _stopped(stop, options.stop_status)
-    console.print(
-        f"{folder}: validation loss {final.val_loss:.4f} nats a token, "
-        f"{final.bits_per_byte:.4f} bits a byte, after {final.tokens:,} tokens."
-    )
-    if final.tokens_per_second is not None and final.peak_bytes is not None:
-        speed = Speed(final.tokens_per_second, final.peak_flops, final.mfu)
-        console.print(f"{speed}; {size(final.peak_bytes)} a device.", highlight=False)
-
-
-def _compare(arguments: list[str]) -> None:
-    """compare optimizers: tables, figures and a page"""
-    named = configs.compare_quick() if "--quick" in arguments else configs.compare()
-    options = _parse(CompareOptions, "compare", arguments, CompareOptions(named))
-    comparison = _only(options.comparison, options.only)
-    folder = options.out or _default_folder(comparison)
-    steps = sum(entry.config.steps for entry in comparison.runs())
-    _share_out(partial(compare, comparison, folder), options.workers, steps)
-    report(folder, console=console)
-
-
-def _tune(arguments: list[str]) -> None:
-    """tune optimizers on equal budgets: N trials each"""
-    options = _parse(TuneOptions, "tune", arguments, TuneOptions(nano_tuning()))
-    tuning = _only_tuned(options.tuning, options.only)
-    folder = options.out or _tuning_folder(tuning)
-    steps = sum(run.steps for runs in tuning.runs().values() for run in runs)
-    _share_out(partial(tune, tuning, folder, population=options.population), options.workers, steps)
-    tuning_report(folder, console=console)
-
-
-def _report(arguments: list[str]) -> None:
-    """write the report of a comparison"""
-    options = _parse(ReportOptions, "report", arguments)
-    make = tuning_report if (options.folder / TUNING).exists() else report
-    make(options.folder, out=options.out, console=console, allow_mixed=options.allow_mixed)
-
-
-def _prepare(arguments: list[str]) -> None:
-    """tokenize a source once, into memory-mapped shards"""
-    options = _parse(PrepareOptions, "prepare", arguments)
-    with PrepareDisplay(console) as display:
-        manifest = prepare(options.data, workers=options.workers, progress=display.progress)
-    console.print(manifest.summary(), markup=False, highlight=False)
-
-
-def _plan(arguments: list[str]) -> None:
-    """say what a run needs: memory, time, device-hours"""
-    options = _parse(PlanOptions, "plan", arguments)
-    jax.config.update("jax_platforms", "cpu")  # It takes no GPU, should there be one.
-    plan = make_plan(
-        options.config, options.device, utilization=options.utilization, target=options.target
-    )
-    hours = options.reported_hours
-    if hours is not None and not hours > 0:
-        raise ValueError(f"--reported-hours {hours} is not allowed: it must be above 0.")
-    console.print(plan_table(plan, hours))
-    possible = hours is None or plan.implied_utilization(hours) <= 1
-    sys.exit(0 if plan.fits and possible else 1)
-
-
-def _explain(arguments: list[str]) -> None:
-    """show a model's layer types and an optimizer's chain"""
-    options = _parse(ExplainOptions, "explain", arguments)
-    explanation = explain(options.config)
-    if options.json:
-        print(json.dumps(dataclasses.asdict(explanation), indent=2))
-    else:
-        console.print(explanation_tables(explanation))
-
-
-def _share_out(work: Work, workers: int, steps: int) -> None:
-    """Does what several processes share, in this one and in the others that are asked for."""
-    with RunDisplay(console, steps) as display, other_workers(work, workers - 1):
-        work(display)
-
-
-def _parse(options: type[T], command: str, arguments: list[str], default: T | None = None) -> T:
-    extra: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        options,
-        prog=f"python -m train {command}",
-        args=arguments,
-        config=(tyro.conf.CascadeSubcommandArgs,),
-        **extra,
-    )
-
-
-def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
-    known = [contestant.name for contestant in comparison.contestants]
-    _check_known(names, known)
-    if not names:
-        return comparison
-    chosen = tuple(one for one in comparison.contestants if one.name in (known[0], *names))
-    return dataclasses.replace(comparison, contestants=chosen)
-
-
-def _only_tuned(tuning: Tuning, names: tuple[str, ...]) -> Tuning:
-    known = {key(space.optimizer): space for space in tuning.spaces}
-    _check_known(names, known)
-    chosen = tuple(known[name] for name in dict.fromkeys(names)) or tuning.spaces
-    return dataclasses.replace(tuning, spaces=chosen)
-
-
-def _check_known(names: Iterable[str], known: Collection[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"--only {name}: no such optimizer; choose from {', '.join(known)}.")
-
-
-def _tuning_folder(tuning: Tuning) -> Path:
-    named = tuning == nano_tuning()
-    return Path("runs") / ("tune" if named else f"tune-{config_hash(tuning)}")
-
-
-def _default_folder(comparison: Comparison) -> Path:
-    for make in (configs.compare, configs.compare_quick):
-        if comparison == make():
-            return Path("runs") / make.__name__
-    return Path("runs") / f"compare-{config_hash(comparison)}"
-
-
-def _usage(
-    commands: dict[str, Callable[[list[str]], None]], *, asked: bool, wrong: list[str]
-) -> None:
+def _usage(*, asked: bool, wrong: list[str]) -> None:
     if wrong and not asked:
         console.print(f"[red]error:[/] there is no command {wrong[0]!r}.", highlight=False)
     console.print("usage: python -m train COMMAND ...\n", highlight=False)
-    for name, command in commands.items():
+    for name, command in COMMANDS.items():
         console.print(f"  {name:<10}{command.__doc__}", highlight=False)
     console.print("\npython -m train COMMAND --help lists a command's options.", highlight=False)
     sys.exit(0 if asked else 2)
 
 
-def _stopped(stop: Interrupted, after_sigterm: int = 0) -> NoReturn:
-    console.print(f"[yellow]{stop}.[/] The same command goes on from there.")
-    sys.exit(after_sigterm if stop.signal is signal.SIGTERM else 130)
-
-
 def _fail(word: str, error: Exception, *, status: int) -> None:
     # Its own console: the message goes to standard error, whatever the output is piped to.
-    Console(stderr=True).print(f"[red]{word}:[/]", str(error), markup=True, highlight=False)
+    Console(stderr=True).print(f"[red]{word}:[/]", escape(str(error)), highlight=False)
     sys.exit(status)

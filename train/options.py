@@ -14,6 +14,7 @@ from train.accelerators import AcceleratorName
 from train.config import Comparison
 from train.data import DataConfig
 from train.distributed import HostsConfig
+from train.study.config import Study
 from train.tracking import TrackerName
 from train.tuning.config import Tuning
 
@@ -77,6 +78,24 @@ class TuneOptions:
     """Processes of this machine that share the trials."""
     population: int = 1
     """Trials that a process trains at a time, in one compiled program."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Tune, then compare at the settings found: over tokens, rates, texts, sizes and ablations.
+
+    The same command goes on after a stop; called several times at once, it shares the runs out.
+    """
+
+    study: Annotated[Study, tyro.conf.arg(name="")] = field(default_factory=Study)
+    folder: Path = Path("runs/study")
+    """Where the runs go."""
+    out: Path = Path("results/study")
+    """Where their records go, one file for each part."""
+    only: tuple[str, ...] = ()
+    """Run these parts alone, after the tuning, such as `--only tokens-400 rates`."""
+    workers: int = 1
+    """Processes of this machine that share the runs."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The records of a run: one JSON object a line, written by the loop and read by the report.
 
 A run folder holds ``records.jsonl``: one ``run`` line, then ``step`` and ``eval`` lines, then one
-``final`` line. A comparison folder adds ``costs.jsonl`` with one ``cost`` line per optimizer.
-Every line carries its kind and the schema's version.
+``final`` line. A comparison folder adds ``costs.jsonl`` with one ``cost`` line per optimizer. A
+file of many runs has them one after the other (`train.record_files`). Every line carries its kind
+and the schema's version.
 """
 
 import errno
@@ -40,6 +41,7 @@ __all__ = [
     "StepRecord",
     "decode",
     "encode",
+    "numbered_records",
     "read_records",
 ]
 
@@ -99,18 +101,25 @@ def read_records(path: Path, *, notice: Callable[[str], None] = _log.warning) ->
     Raises:
         RecordError: another line cannot be read, naming the file and the line.
     """
-    return [record for _, record in _read_lines(path, notice)]
+    return [record for _, record in numbered_records(path, notice=notice)]
 
 
-def _read_lines(path: Path, notice: Callable[[str], None]) -> list[tuple[bytes, Record]]:
+def numbered_records(
+    path: Path, *, notice: Callable[[str], None] = _log.warning
+) -> list[tuple[int, Record]]:
+    """As `read_records`, each with the number of its line, the first being 1."""
+    return [(number, record) for number, _, record in _read_lines(path, notice)]
+
+
+def _read_lines(path: Path, notice: Callable[[str], None]) -> list[tuple[int, bytes, Record]]:
     # Split at newlines alone: str.splitlines also splits at characters that a JSON string may hold.
     lines = path.read_bytes().split(b"\n")
-    read: list[tuple[bytes, Record]] = []
+    read: list[tuple[int, bytes, Record]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            read.append((line + b"\n", decode(line)))
+            read.append((number, line + b"\n", decode(line)))
         except RecordError as error:
             if not isinstance(error, _TornLineError) or number < len(lines):
                 raise RecordError(f"{path}, line {number}: {error}") from error
@@ -141,9 +150,9 @@ class RecordWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = _read_lines(path, _log.warning) if path.exists() else []
         if resume_after_step is not None:
-            lines = [line for line in lines if _precedes(line[1], resume_after_step)]
-        self.kept = tuple(record for _, record in lines)
-        whole = b"".join(line for line, _ in lines)
+            lines = [line for line in lines if _precedes(line[-1], resume_after_step)]
+        self.kept = tuple(record for *_, record in lines)
+        whole = b"".join(line for _, line, _ in lines)
         if path.exists() and path.read_bytes() != whole:
             write_whole(path, whole)
         # Unbuffered: a line is one system call, so a killed process has written it or it has not.

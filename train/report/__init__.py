@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from train.record_files import report_folder
 from train.report import figures, page, summary, terminal
 from train.report.comparison import Comparison, load
 from train.report.norms_table import norms_table
@@ -21,32 +22,32 @@ __all__ = ["report"]
 
 
 def report(
-    folder: Path,
-    *,
+    *paths: Path,
     out: Path | None = None,
     console: Console | None = None,
     allow_mixed: bool = False,
 ) -> Path:
-    """Reports a comparison, a part of one, or a single run.
+    """Reports any set of runs: a comparison, a part of one, several together, a single run.
 
     Writes ``index.html``, ``figure1`` and ``figure2`` (SVG and PNG), and ``tables.jsonl`` with the
     tables' numbers, one JSON object per row; prints the tables.
 
     Args:
-        folder: a comparison's folder, finished or not, or a run's.
-        out: where the report goes; ``folder/report`` by default.
+        paths: folders of comparisons, finished or not, or of runs; files of many runs, or folders
+            of those. All of their runs make one report.
+        out: where the report goes; by default as `report_folder` says.
         console: where the tables are printed; the terminal by default.
-        allow_mixed: take runs of different data, model, tokens or rates into one table.
+        allow_mixed: take runs of different data, model, tokens, commit or settings into one table.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds no runs, or runs that do not belong into one table.
+        ValueError: there are no runs, or runs that do not belong into one table.
         RecordError: a record cannot be read; the message names the file and the line.
     """
-    comparison = load(folder, allow_mixed=allow_mixed)
-    out = out or folder / "report"
+    comparison = load(*paths, allow_mixed=allow_mixed)
+    out = out or report_folder(*paths)
     out.mkdir(parents=True, exist_ok=True)
     words = summary.summarize(comparison)
     results, others = results_table(comparison), _others(comparison)

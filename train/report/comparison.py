@@ -1,52 +1,20 @@
-"""A comparison folder as the report sees it: runs grouped by optimizer, and their costs.
+"""A comparison as the report sees it: runs grouped by optimizer, and their costs."""
 
-comparison.json             what was compared, shown as it is
-costs.jsonl                 one cost record per optimizer, if they were measured
-runs/<optimizer>-s<seed>/records.jsonl
-"""
-
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from train.records import (
-    CostRecord,
-    EvalRecord,
-    FinalRecord,
-    Record,
-    RunRecord,
-    StepRecord,
-    read_records,
-)
+from train import units
+from train.record_files import record_files
+from train.records import CostRecord, FinalRecord
 from train.report.conditions import check_conditions
+from train.report.runs import Run, read_runs
 from train.report.statistics import Estimate, estimate, paired_difference
 
+__all__ = ["BASELINE", "Comparison", "Group", "Run", "load"]
+
 BASELINE = "adamw"  # the optimizer that differences and ratios are taken to
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's records; ``final`` is None while it is unfinished."""
-
-    record: RunRecord
-    steps: tuple[StepRecord, ...]
-    evals: tuple[EvalRecord, ...]
-    final: FinalRecord | None
-
-    @property
-    def last_step(self) -> int:
-        """How far the run has come."""
-        steps = [line.step for line in self.steps]
-        return max(steps + [line.step for line in self.evals], default=0)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended without a usable loss."""
-        return self.final is not None and (
-            self.final.diverged or not math.isfinite(self.final.val_loss)
-        )
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that it can be the key of a dictionary
@@ -137,59 +105,62 @@ class Comparison:
         return any(group.cost for group in self.groups if group.key == BASELINE)
 
 
-def load(folder: Path, *, allow_mixed: bool = False) -> Comparison:
-    """Reads a comparison folder, or the folder of a single run.
+def load(*paths: Path, allow_mixed: bool = False) -> Comparison:
+    """Reads the runs of one table.
 
     Args:
-        folder: where it is.
-        allow_mixed: take runs of different data, model, tokens or rates into one table.
+        paths: folders of comparisons or of single runs, files of many runs, or folders of those;
+            all of their runs together make the table.
+        allow_mixed: take runs of different data, model, tokens, commit or settings into it.
 
     Raises:
         ValueError: there are no runs, two have the same optimizer and seed, or they are mixed.
         RecordError: a record cannot be read.
     """
-    paths = sorted(folder.glob("runs/*/records.jsonl")) or sorted(folder.glob("records.jsonl"))
     notices: list[str] = []
     runs: dict[str, list[Run]] = {}
-    for path in paths:
-        run = _run(read_records(path, notice=notices.append))
-        if run is None:
-            notices.append(f"{path}: left out, its first record is not written yet")
-        else:
+    costs: list[tuple[Path, CostRecord]] = []
+    for file in dict.fromkeys(file for path in paths for file in record_files(path)):
+        found, measured = read_runs(file, notices.append)
+        costs += [(file, cost) for cost in measured]
+        for run in found:
             runs.setdefault(run.record.optimizer, []).append(run)
     if not runs:
         raise ValueError(
-            f"{folder} holds no runs: expected runs/<optimizer>-s<seed>/records.jsonl in it, "
-            "as `python -m train compare` writes them"
+            f"{units.listing([str(path) for path in paths]) or 'no path'} holds no runs: expected "
+            "runs/<optimizer>-s<seed>/records.jsonl, as `python -m train compare` writes them, or "
+            "files of records"
         )
-    check_conditions(
-        [run.record for group in runs.values() for run in group], allow_mixed=allow_mixed
-    )
-    costs_path = folder / "costs.jsonl"
-    costs = read_records(costs_path, notice=notices.append) if costs_path.exists() else []
-    cost_of = {cost.optimizer: cost for cost in costs if isinstance(cost, CostRecord)}
+    check_conditions([run for own in runs.values() for run in own], allow_mixed=allow_mixed)
+    cost_of = _first_costs(costs, notices.append)
     groups = [
-        Group(key, group[0].record.title, tuple(group), cost_of.get(key))
-        for key, group in sorted(runs.items())
+        Group(key, own[0].record.title, tuple(own), cost_of.get(key))
+        for key, own in sorted(runs.items())
     ]
-    about = folder / "comparison.json"
     return Comparison(
         groups=tuple(sorted(groups, key=_rank)),
-        about=about.read_text(encoding="utf-8", errors="replace") if about.exists() else None,
+        about=_about(paths),
         notices=tuple(notices),
     )
 
 
-def _run(records: list[Record]) -> Run | None:
-    record = next((line for line in records if isinstance(line, RunRecord)), None)
-    if record is None:
+def _first_costs(
+    costs: Iterable[tuple[Path, CostRecord]], notice: Callable[[str], None]
+) -> dict[str, CostRecord]:
+    """One cost record for each optimizer: ratios of two sessions have no common measure."""
+    first: dict[str, tuple[Path, CostRecord]] = {}
+    for file, cost in costs:
+        used, _ = first.setdefault(cost.optimizer, (file, cost))
+        if used != file:
+            notice(f"{file}: its cost of {cost.title} is left out, that of {used} is shown")
+    return {key: cost for key, (_, cost) in first.items()}
+
+
+def _about(paths: tuple[Path, ...]) -> str | None:
+    about = paths[0] / "comparison.json"
+    if len(paths) > 1 or not about.exists():
         return None
-    return Run(
-        record=record,
-        steps=tuple(line for line in records if isinstance(line, StepRecord)),
-        evals=tuple(line for line in records if isinstance(line, EvalRecord)),
-        final=next((line for line in reversed(records) if isinstance(line, FinalRecord)), None),
-    )
+    return about.read_text(encoding="utf-8", errors="replace")
 
 
 def _rank(group: Group) -> tuple[bool, bool, float]:

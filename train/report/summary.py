@@ -1,4 +1,4 @@
-"""The words of the report, each computed from the records: the finding, the facts, the cautions."""
+"""The words around the tables, each computed from the records: facts and cautions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from train import units
 from train.records import RunRecord
 from train.report.comparison import Comparison, Group
+from train.report.finding import finding
 from train.report.papers import PARAMETERS
-from train.report.statistics import PERCENT, Estimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Summary:
 def summarize(comparison: Comparison) -> Summary:
     """The words of a comparison's report."""
     return Summary(
-        finding=_finding(comparison),
+        finding=finding(comparison),
         facts=facts_of(comparison),
         cautions=_cautions(comparison),
         unfinished=[
@@ -42,68 +42,6 @@ def summarize(comparison: Comparison) -> Summary:
         ],
         about=comparison.about,
     )
-
-
-def _finding(comparison: Comparison) -> str:
-    tokens = units.count(max(run.record.tokens for run in comparison.runs))
-    finished = [group for group in comparison.groups if group.finished]
-    if not finished:
-        return (
-            f"No run of {tokens} tokens has ended with a usable loss so far: {_states(comparison)}."
-        )
-    best, *others = finished
-    loss = best.over_seeds(lambda final: final.val_loss)
-    assert loss is not None
-    n = units.plural(loss.n, "seed")
-    value = units.number(loss.mean, 4)
-    if loss.half_width is not None:
-        value += f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{units.number(loss.half_width, 4)}"
-    if not others:
-        return f"After {tokens} tokens, {best.title} has a validation loss of {value} (n = {n})."
-    lead = f"After {tokens} tokens, {best.title} has the lowest validation loss, {value} (n = {n})"
-    standing = _standing(best, others)
-    return f"{lead}; {standing}." if standing else f"{lead}."
-
-
-def _standing(best: Group, others: list[Group]) -> str:
-    """How the others stand to the best, by the interval of the difference paired by seed."""
-    titles: dict[str, list[str]] = {"within": [], "above": [], "below": [], "unknown": []}
-    for group in others:
-        if not group.diverged:
-            titles[_place(group.loss_difference(best))].append(group.title)
-    parts = []
-    if within := titles["within"]:
-        parts.append(f"{units.listing(within)} {_are(within)} not told apart from it")
-    if above := titles["above"]:
-        parts.append(f"{units.listing(above)} {_are(above)} above it")
-    if below := titles["below"]:
-        parts.append(f"{units.listing(below)} {_are(below)} below it on the seeds in common")
-    if parts:
-        parts[-1] += f" (by the {PERCENT} intervals of the differences paired by seed)"
-    if unknown := titles["unknown"]:
-        reason = "fewer than two seeds in common give no interval"
-        parts.append(f"{units.listing(unknown)} cannot be told from it ({reason})")
-    return ", ".join(parts)
-
-
-def _place(difference: Estimate | None) -> str:
-    if difference is None or difference.half_width is None:
-        return "unknown"
-    if difference.excludes_zero:
-        # The best mean can lie above another's where not all seeds are finished.
-        return "above" if difference.mean > 0 else "below"
-    return "within"
-
-
-def _are(words: list[str]) -> str:
-    return "is" if len(words) == 1 else "are"
-
-
-def _states(comparison: Comparison) -> str:
-    diverged = sum(len(group.diverged) for group in comparison.groups)
-    unfinished = sum(len(group.unfinished) for group in comparison.groups)
-    counts = ((diverged, "diverged"), (unfinished, "under way"))
-    return " and ".join(f"{units.plural(n, 'run')} {state}" for n, state in counts if n)
 
 
 def facts_of(comparison: Comparison) -> dict[str, str]:
@@ -153,8 +91,7 @@ def _cautions(comparison: Comparison) -> list[str]:
     for group in comparison.groups:
         if group.diverged:
             found.append(_divergence(group))
-    found += differing(runs)
-    return [*found, *comparison.notices]
+    return [*found, *differing(runs), *_of_no_commit(runs), *comparison.notices]
 
 
 def _divergence(group: Group) -> str:
@@ -164,6 +101,16 @@ def _divergence(group: Group) -> str:
         f"{group.title} diverged in {len(group.diverged)} of {units.plural(total, 'run')} ({names})"
     )
     return f"{told}; its means are over the rest and flatter it." if group.finished else f"{told}."
+
+
+def _of_no_commit(runs: Sequence[RunRecord]) -> list[str]:
+    """Code that nobody can look up."""
+    commits = dict.fromkeys(run.commit for run in runs)
+    return [
+        f"The runs of commit {commit} are of code that is in no commit."
+        for commit in commits
+        if commit.endswith("+") or commit == "unknown"
+    ]
 
 
 def differing(runs: Sequence[RunRecord]) -> list[str]:

@@ -23,7 +23,8 @@ class TargetRow:
         reached: how many seeds reached it, of `runs` that AdamW has too.
         steps: steps until then, interpolated between evaluations.
         tokens: the same in tokens.
-        seconds: time of the training steps until then, on the machine of the runs.
+        seconds: time of those steps: of as many as were timed in turn with the others', where that
+            was done, and else by the runs' own clocks, which other work on the machine disturbs.
         speed_up: logarithm of AdamW's steps over the optimizer's: 0.1 says that it is there a
             tenth sooner.
     """
@@ -47,8 +48,9 @@ def targets_table(comparison: Comparison) -> Table:
         title="Table 4. Until where AdamW ends",
         caption=(
             "Until AdamW’s final validation loss of the same seed; linear between evaluations. "
-            f"Mean over the seeds that get there, ± half of the {PERCENT} interval. Schedules end "
-            "with the run: one that is planned shorter may get there sooner."
+            f"Mean over the seeds that get there, ± half of the {PERCENT} interval. Seconds are of "
+            "steps timed in turn with AdamW’s, where they were. Schedules end with the run: one "
+            "that is planned shorter may get there sooner."
         ),
         columns=(
             Column("Optimizer", lambda row: Cell(row.title), is_text=True),
@@ -88,6 +90,10 @@ def _row(group: Group, baseline: Group) -> TargetRow:
     runs = [run for run in (*group.finished, *group.diverged) if run.record.seed in targets]
     steps = _reached(runs, targets, lambda line: line.step)
     own = _reached(baseline.finished, targets, lambda line: line.step)
+    own_clock = _reached(runs, targets, lambda line: line.seconds)
+    timed = (
+        {seed: step * group.cost.step_seconds for seed, step in steps.items()} if group.cost else {}
+    )
     a_step = runs[0].record.batch_size * runs[0].record.context if runs else 0
     return TargetRow(
         optimizer=group.key,
@@ -96,7 +102,7 @@ def _row(group: Group, baseline: Group) -> TargetRow:
         runs=len(runs),
         steps=_over(steps.values()),
         tokens=_over(a_step * step for step in steps.values()),
-        seconds=_over(_reached(runs, targets, lambda line: line.seconds).values()),
+        seconds=_over((timed or own_clock).values()),
         speed_up=_over(math.log(own[seed] / step) for seed, step in steps.items()),
     )
 

@@ -1,7 +1,9 @@
-"""A tuning's folder as its report sees it: the trials of each optimizer that have ended.
+"""A tuning as its report sees it: the trials of each optimizer that have ended.
 
-tuning.json                 what was tuned: the search spaces, the number of trials
-trials/<optimizer>/<number>/config.json, records.jsonl
+tuning.json, trials/<optimizer>/<number>/records.jsonl      a tuning's folder
+<name>.json, <name>.jsonl                                   the same, packed into one file
+
+The JSON file says what was tuned: the search spaces, and the number of trials.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
-from train.report.comparison import Comparison, Group, Run
+from train.record_files import TUNING, record_files
+from train.records import FinalRecord
+from train.report.comparison import Comparison, Group
 from train.report.conditions import check_conditions
+from train.report.runs import Run, read_runs
 from train.tuning.dimensions import Dimension, from_dict
 
 
@@ -102,65 +107,72 @@ class Results:
         return min((len(tuned.trials) for tuned in self.ranked), default=0)
 
 
-def load_results(folder: Path, *, allow_mixed: bool = False) -> Results:
-    """Reads a tuning's folder, finished or not.
+def is_tuning(path: Path) -> bool:
+    """Whether a path is a tuning: its folder, or the file that it was packed into."""
+    if path.is_dir():
+        # A folder of packed files may hold a tuning's `tuning.json` beside its `tuning.jsonl`.
+        return (path / TUNING).exists() and not (path / TUNING).with_suffix(".jsonl").exists()
+    return path.suffix == ".jsonl" and path.with_suffix(".json").exists()
+
+
+def load_results(path: Path, *, allow_mixed: bool = False) -> Results:
+    """Reads a tuning, finished or not.
+
+    Args:
+        path: its folder, or the file that it was packed into, the search spaces beside it.
+        allow_mixed: take trials of different data, model, tokens or commit into one table.
 
     Raises:
         ValueError: there is no tuning or no trial, or the trials are of different conditions.
         RecordError: a record cannot be read.
     """
-    about = folder / "tuning.json"
-    if not about.exists():
-        raise ValueError(f"{folder} holds no tuning: `python -m train tune` makes one")
+    if not is_tuning(path):
+        raise ValueError(f"{path} holds no tuning: `python -m train tune` makes one")
+    about = path / TUNING if path.is_dir() else path.with_suffix(".json")
     text = about.read_text(encoding="utf-8")
     tuning = json.loads(text)
     notices: list[str] = []
-    tuned = [_tuned(folder / "trials", space, notices.append) for space in tuning["spaces"]]
-    if not any(one.group.runs for one in tuned):
-        raise ValueError(f"{folder} holds no trials yet: wait for the first, or tune again")
-    check_conditions(
-        [_named_apart(run, number) for one in tuned for number, run in enumerate(one.group.runs)],
-        allow_mixed=allow_mixed,
-    )
+    runs = [run for file in record_files(path) for run in read_runs(file, notices.append)[0]]
+    if not runs:
+        raise ValueError(f"{path} holds no trials yet: wait for the first, or tune again")
+    check_conditions([_apart(run) for run in runs], allow_mixed=allow_mixed)
+    tuned = [_tuned(runs, space) for space in tuning["spaces"]]
     tuned.sort(key=lambda one: one.best.loss if one.best else math.inf)
     groups = tuple(one.group for one in tuned)
     return Results(tuple(tuned), tuning["trials"], Comparison(groups, text, tuple(notices)))
 
 
-def _tuned(trials: Path, space: dict[str, Any], notice: Callable[[str], None]) -> Tuned:
-    name = space["optimizer"]["kind"].lower()
+def _tuned(runs: Sequence[Run], space: dict[str, Any]) -> Tuned:
+    title = space["optimizer"]["kind"]
     dimensions = tuple(from_dict(dimension) for dimension in space["dimensions"])
-    runs: list[Run] = []
-    ended: list[Trial] = []
-    for path in sorted(
-        trials.glob(f"{name}/[0-9]*/records.jsonl"), key=lambda p: int(p.parent.name)
-    ):
-        run = _run(path, notice)
-        if run is None:
-            notice(f"{path}: left out, its first record is not written yet")
-            continue
-        runs.append(run)
-        if run.final:
-            config = json.loads((path.parent / "config.json").read_text())["optimizer"]
-            settings = {dimension.field: config[dimension.field] for dimension in dimensions}
-            ended.append(Trial(int(path.parent.name), settings, run, run.final))
-    group = Group(name, space["optimizer"]["kind"], tuple(runs), cost=None)
-    return Tuned(group, dimensions, tuple(ended))
+    own = {_number(run): run for run in runs if run.record.optimizer == title.lower()}
+    ended = tuple(_trial(own[number], dimensions) for number in sorted(own) if own[number].final)
+    group = Group(title.lower(), title, tuple(own[number] for number in sorted(own)), cost=None)
+    return Tuned(group, dimensions, ended)
 
 
-def _run(path: Path, notice: Callable[[str], None]) -> Run | None:
-    records = read_records(path, notice=notice)
-    first = next((line for line in records if isinstance(line, RunRecord)), None)
-    if first is None:
-        return None
-    return Run(
-        record=dataclasses.replace(first, name=f"{first.optimizer}/{path.parent.name}"),
-        steps=tuple(line for line in records if isinstance(line, StepRecord)),
-        evals=tuple(line for line in records if isinstance(line, EvalRecord)),
-        final=next((line for line in records if isinstance(line, FinalRecord)), None),
-    )
+def _trial(run: Run, dimensions: Sequence[Dimension]) -> Trial:
+    assert run.final
+    if not run.record.config:
+        raise ValueError(f"{run.where}: the trial's settings are not there: it needs its `config`")
+    if not run.evals:
+        raise ValueError(f"{run.where}: the trial has no evaluation, and so no loss to start from")
+    config = run.record.config["optimizer"]
+    settings = {dimension.field: config[dimension.field] for dimension in dimensions}
+    return Trial(_number(run), settings, run, run.final)
 
 
-def _named_apart(run: Run, number: int) -> RunRecord:
-    """The trial's record as of an optimizer of its own: trials share seeds and differ in rates."""
-    return dataclasses.replace(run.record, optimizer=f"{run.record.optimizer}/{number}")
+def _number(run: Run) -> int:
+    name = re.fullmatch(r".+/(\d+)", run.record.name)
+    if name is None:
+        raise ValueError(
+            f"{run.where}: {run.record.name!r} names no trial: expected <optimizer>/<number>"
+        )
+    return int(name[1])
+
+
+def _apart(run: Run) -> Run:
+    """The trial as of an optimizer of its own: trials share their seed and differ in settings."""
+    record = run.record
+    own = dataclasses.replace(record, optimizer=f"{record.optimizer}/{_number(run)}")
+    return dataclasses.replace(run, record=own)

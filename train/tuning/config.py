@@ -66,14 +66,18 @@ class Tuning(Experiment):
 
 
 def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
-    """The tuning of a comparison's optimizers, in the experiment that it compares them in."""
+    """The tuning of a comparison's optimizers, in the experiment that it compares them in.
+
+    Of a trial the loss counts: it logs little of its way there.
+    """
     shared = {
         field.name: getattr(comparison, field.name) for field in dataclasses.fields(Experiment)
     }
     spaces = tuple(search_space(one.optimizer) for one in comparison.contestants)
-    return Tuning(spaces=spaces, trials=trials, **shared)
+    sparse = {"log_every": max(comparison.steps // 20, 1), "checkpoint_every": comparison.steps}
+    return Tuning(spaces=spaces, trials=trials, **shared | sparse)
 
 
 def nano_tuning() -> Tuning:
     """Sixteen trials of each optimizer of the nano comparison: about half an hour on two cores."""
-    return dataclasses.replace(tuning_of(configs.compare()), log_every=20, checkpoint_every=400)
+    return tuning_of(configs.compare())
