@@ -9,6 +9,8 @@
 #   make bench-h100           count what the optimizers move on an H100, without one
 #   make bench-h100-step      the same of a whole train step of 134M parameters
 #   make slurm-test           two processes on a SLURM cluster of this machine (root, Debian)
+#   make study                tune everything, then compare: about two hours on two cores
+#   make results-pages        the tables of README and docs/, from results/
 #   make docs                 the documentation, into docs/_build/html
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
 
@@ -20,7 +22,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test docs check clean help
+.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +36,9 @@ $(READY): locks/$(JAX).txt
 
 compare: $(READY)
 	@$(PY) -m train compare $(ARGS)
+
+study: $(READY)
+	@$(PY) -m train study --workers 2 $(ARGS)
 
 test: $(READY)
 	@$(PY) -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
@@ -80,6 +85,9 @@ bench-h100-step: $(H100)/.ready
 
 slurm-test: $(READY)
 	@bash tests/slurm.sh $(abspath $(PY))
+
+results-pages: $(READY)
+	@$(PY) -m train publish
 
 docs: $(READY)
 	@$(PY) -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html

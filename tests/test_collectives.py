@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import models
-from benchmarks.hlo import COLLECTIVES, parse, size
 from tests import tiny
 from train.config import MeshConfig
+from train.hlo import COLLECTIVES, parse, size
 from train.optimizer_configs import Aardvark, AdamW, StratOpt
 from train.optimizers import build_optimizer
 from train.program import compile_ahead

@@ -99,6 +99,28 @@ def test_a_diverged_seed_is_named_beside_the_optimizer(tmp_path):
     assert cells == {"AdamW": "", "Lion": "1 diverged"}
 
 
+@pytest.mark.parametrize(("offset", "told_apart"), [(-0.5, False), (0.5, True)])
+def test_a_win_over_the_seeds_that_are_left_is_none_and_a_loss_is_one(tmp_path, offset, told_apart):
+    for seed in range(5):
+        write_run(tmp_path, records(run_record("adamw", seed)))
+        diverges_at = 100 if seed == 4 else None
+        lion = records(run_record("lion", seed), offset=offset, diverges_at=diverges_at)
+        write_run(tmp_path, lion)
+    (pair,) = compare_all(load(tmp_path).groups)
+    assert pair.difference.n == 4
+    assert pair.told_apart == told_apart
+
+
+def test_eighty_optimizers_are_sorted_into_sets_too():
+    keys = [f"{number:02}" for number in range(80)]
+    pairs = [
+        pair(*two, apart=abs(int(two[0]) - int(two[1])) > 40)
+        for two in itertools.combinations(keys, 2)
+    ]
+    sets = indistinguishable(keys, pairs)
+    assert sets == [tuple(keys[first : first + 41]) for first in range(40)]
+
+
 def test_a_target_is_met_on_the_line_between_two_evaluations(comparison):
     run = comparison.runs[0]
     steps = [line.step for line in run.evals]
@@ -141,6 +163,13 @@ def test_a_diverged_run_does_not_reach_its_target_and_counts(tmp_path):
         write_run(folder, run)
     rows = {row.optimizer: row for row in targets_table(load(folder)).rows}
     assert (rows["lion"].reached, rows["lion"].runs) == (1, 2)
+
+
+def test_a_run_that_met_its_target_and_then_diverged_has_not_reached_it(tmp_path):
+    write_run(tmp_path, records(run_record("adamw", 0)))
+    write_run(tmp_path, records(run_record("lion", 0), offset=-2.0, diverges_at=190))
+    rows = {row.optimizer: row for row in targets_table(load(tmp_path)).rows}
+    assert (rows["lion"].reached, rows["lion"].runs, rows["lion"].speed_up) == (0, 1, None)
 
 
 def test_without_adamw_there_is_no_target(tmp_path):

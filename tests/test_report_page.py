@@ -4,11 +4,13 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.synthetic_comparison import TITLES, records, run_record, write_comparison, write_run
+from train.record_files import pack
 from train.report import report
 
 EVIL = "<script>alert(1)</script>"
@@ -189,6 +191,20 @@ def test_the_same_records_give_the_same_page(tmp_path):
         for name in ("a", "b")
     )
     assert first == second
+
+
+def test_files_of_runs_are_reported_together_and_not_into_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for optimizer in ("adamw", "lion"):
+        folder = write_comparison(
+            tmp_path / optimizer, optimizers=[optimizer], seeds=1, costs=False
+        )
+        pack(folder, tmp_path / "packed" / f"{optimizer}.jsonl")
+    files = [Path("packed/adamw.jsonl"), Path("packed/lion.jsonl")]
+    path = report(*files, console=Console(file=io.StringIO()))
+    assert path == Path("runs/report-adamw-lion/index.html")
+    assert "Lion cannot be told from it" in path.read_text()
+    assert len(list(Path("packed").iterdir())) == 2
 
 
 def test_a_folder_without_runs_is_refused_before_anything_is_written(tmp_path):

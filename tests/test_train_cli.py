@@ -13,7 +13,8 @@ def call(*arguments, cwd=None):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "compare", "tune", "report", "prepare", "plan", "explain"]
+    "command",
+    ["run", "compare", "tune", "report", "check", "publish", "prepare", "plan", "explain"],
 )
 def test_every_command_explains_itself(command, capsys):
     from train.cli import main
@@ -39,6 +40,7 @@ def test_every_command_explains_itself(command, capsys):
         (["tune", "--trials", "0"], "trials=0"),
         (["tune", "--workers", "0"], "workers=0"),
         (["report", "nowhere"], "nowhere"),
+        (["check", "nowhere"], "nowhere does not exist"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(

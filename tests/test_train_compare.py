@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tests import tiny
 from train import compare as compare_module
+from train import costs as costs_module
 from train.compare import compare
 from train.config import Comparison, Experiment
 from train.contestants import Contestant
@@ -29,7 +30,9 @@ def display():
 
 
 @pytest.fixture
-def comparison(tmp_path):
+def comparison(tmp_path, monkeypatch):
+    # Compiling for a mesh takes a process of its own, see test_costs.
+    monkeypatch.setattr(costs_module, "measure_mesh_costs", lambda runs, mesh: [""] * len(runs))
     shared = tiny.run_config(tmp_path / "cache")
     fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
     contestants = (

@@ -1,4 +1,4 @@
-"""The command line: `python -m train run|compare|tune|study|report|prepare|plan|explain`.
+"""The command line: `python -m train COMMAND`.
 
 Each command is a function in `train.commands`. What a user can mend (a `ValueError`) ends as one
 sentence and exit status 2, never as a traceback.

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from train import configs
 from train.budget import refuse_unless_accepted
+from train.check_records import check_records
 from train.compare import compare
 from train.config import Comparison, RunConfig, config_hash
 from train.data import prepare
@@ -26,13 +27,16 @@ from train.distributed import init_distributed
 from train.explain import explain
 from train.explain_table import explanation_tables
 from train.interrupts import Interrupted
+from train.ladders import ladder
 from train.loop import train
 from train.optimizer_configs import key
 from train.options import (
+    CheckOptions,
     CompareOptions,
     ExplainOptions,
     PlanOptions,
     PrepareOptions,
+    PublishOptions,
     ReportOptions,
     RunOptions,
     StudyOptions,
@@ -42,11 +46,13 @@ from train.plan import make_plan
 from train.plan_table import plan_table
 from train.processes import Work, other_workers
 from train.report import report
+from train.report.publish import publish
+from train.report.study_report import study_report
 from train.report.tuning_report import tuning_report
+from train.report.tuning_trials import is_tuning
 from train.speed import Speed
 from train.study import run_study
 from train.tuning.config import Tuning, nano_tuning
-from train.tuning.queue import TUNING
 from train.tuning.worker import tune
 from train.units import size
 
@@ -86,7 +92,10 @@ def _compare(arguments: list[str]) -> None:
     """compare optimizers: tables, figures and a page"""
     named = configs.compare_quick() if "--quick" in arguments else configs.compare()
     options = parse(CompareOptions, "compare", arguments, CompareOptions(named))
-    comparison = _only(options.comparison, options.only)
+    comparison = options.comparison
+    if options.ladder is not None:
+        comparison = ladder(options.ladder, comparison)
+    comparison = _only(comparison, options.only)
     folder = options.out or _default_folder(comparison)
     steps = sum(entry.config.steps for entry in comparison.runs())
     _share_out(partial(compare, comparison, folder), options.workers, steps)
@@ -112,13 +121,37 @@ def _study(arguments: list[str]) -> None:
         _share_out(work, options.workers, steps)
 
     run_study(options.study, options.folder, options.out, share_out=share_out, only=options.only)
+    study_report(options.out, out=options.folder / "report", console=console)
 
 
 def _report(arguments: list[str]) -> None:
-    """write the report of a comparison"""
+    """write the report of any set of runs"""
     options = parse(ReportOptions, "report", arguments)
-    make = tuning_report if (options.folder / TUNING).exists() else report
-    make(options.folder, out=options.out, console=console, allow_mixed=options.allow_mixed)
+    terms: dict[str, Any]
+    terms = {"out": options.out, "console": console, "allow_mixed": options.allow_mixed}
+    if options.study is not None:
+        study_report(options.study, **terms)
+    elif len(options.paths) == 1 and is_tuning(options.paths[0]):
+        tuning_report(options.paths[0], **terms)
+    else:
+        report(*options.paths, **terms)
+
+
+def _check(arguments: list[str]) -> None:
+    """say what does not hold of records"""
+    options = parse(CheckOptions, "check", arguments)
+    checked = check_records(*options.paths)
+    for problem in checked.problems:
+        print(problem)
+    print(checked)
+    sys.exit(1 if checked.problems else 0)
+
+
+def _publish(arguments: list[str]) -> None:
+    """make the tables in README and docs/ from results/"""
+    options = parse(PublishOptions, "publish", arguments)
+    for page in publish(options.root):
+        print(page)
 
 
 def _prepare(arguments: list[str]) -> None:
@@ -219,6 +252,8 @@ COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
         "tune": _tune,
         "study": _study,
         "report": _report,
+        "check": _check,
+        "publish": _publish,
         "prepare": _prepare,
         "plan": _plan,
         "explain": _explain,

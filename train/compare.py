@@ -2,7 +2,7 @@
 
 <folder>/comparison.json          what is compared
 <folder>/runs/adamw-s0/           one run: configuration, records, checkpoints
-<folder>/costs.jsonl              step time and memory of each optimizer
+<folder>/costs.jsonl              the cost sheet of each optimizer
 
 Any number of processes, on any machines that see the folder, make the same call and share the runs.
 """
@@ -23,6 +23,7 @@ from train.distributed import refuse_several_processes
 from train.locking import locked
 from train.loop import StuckError, check_vocabulary, train
 from train.memory import memory_explained
+from train.mesh_costs import EIGHT
 from train.program import Program, build_program
 from train.records import encode
 from train.run_folder import LOCK, BusyError, check_owner, finished, is_busy, write_config
@@ -106,6 +107,8 @@ def _measure(
         [programs[contestant] for contestant in comparison.contestants],
         next(dataset.train_batches(comparison.batch_size, comparison.context, seed=0)),
         rounds=comparison.cost_rounds,
+        contestants=comparison.contestants,
+        mesh=EIGHT,
         on_round=lambda done: display.costs_progress(done, comparison.cost_rounds),
     )
     write_whole(path, b"".join(encode(record) for record in records))

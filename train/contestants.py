@@ -18,6 +18,7 @@ class Contestant:
     Args:
       optimizer: Its settings.
       title: What tables call it; by default the optimizer's class.
+      after: In a ladder, the name of the contestant that it differs from in one thing.
 
     Raises:
       ValueError: If the title has nothing to name a folder by.
@@ -30,6 +31,7 @@ class Contestant:
 
     optimizer: OptimizerConfig
     title: str = ""
+    after: str = ""
 
     def __post_init__(self) -> None:
         if not self.title:

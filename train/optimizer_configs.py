@@ -89,16 +89,20 @@ class Adafactor:
 class Muon:
     """Muon (Jordan et al., 2024): orthogonalized momentum for hidden matrices, else AdamW."""
 
+    strata: tuple[Literal["attention", "mlp"], ...] = ("attention", "mlp")
+    """The layer types whose matrices are orthogonalized; all others get AdamW."""
     learning_rate: float = 3e-4
     """Shared with the AdamW part, as updates are scaled to AdamW's root mean square of 0.2."""
     beta: float = 0.95
     ns_steps: int = 5
     adam_b1: float = 0.9
     adam_b2: float = 0.95
+    adam_nesterov: bool = True
+    """Whether AdamW looks ahead as Muon does. In Optax's Muon it does, in Jordan's it does not."""
     eps: float = 1e-8
     weight_decay: float = 0.1
     consistent_rms: float | None = 0.2
-    """Liu et al. (2025), section 2.2."""
+    """Liu et al. (2025), section 2.2; None leaves the updates orthogonal."""
     clip: float | None = 1.0
 
 
@@ -119,7 +123,11 @@ class StratOpt:
     weight_decay: float = 0.1
     stratum: Literal["layer", "block", "type"] = "layer"
     gradient_mixing: float | None = None
+    """Weight of the gradient beside the momentum where they agree (section 1)."""
     momentum_adjustment: float | None = None
+    """By how much `b1` follows the angle between gradient and momentum (section 6)."""
+    centred: bool = False
+    """Second moment of the gradient less its mean: "variance-stabilized" (section 1)."""
     nonfinite: Literal["skip", "nan_to_num"] | None = "skip"
     """The paper has no such check; here every method of a comparison has one."""
     mu_dtype: Literal["float32", "bfloat16"] | None = None
@@ -148,6 +156,8 @@ class Aardvark:
     clip_mode: Literal["global_norm", "per_tensor", "elementwise"] = "global_norm"
     nonfinite: Literal["skip", "nan_to_num"] | None = "skip"
     weight_decay: float = 0.1
+    decay_rate: Literal["group", "base"] = "group"
+    """Whether decay goes with the multiplied rate or with the rate itself."""
     mu_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the first moment; None is the parameters' own."""
     nu_dtype: Literal["float32", "bfloat16"] | None = None

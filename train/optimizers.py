@@ -50,8 +50,8 @@ def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: in
     """
     rate = learning_rate_schedule(config.learning_rate, schedule, steps)
     transformation = _transformation(config, rate, steps)
-    # Products of sharded matrices, and replicated rows and columns, are ambiguous to JAX's types.
-    if isinstance(config, Adafactor | Muon) or getattr(config, "factored", False):
+    # Replicated rows and columns of state are ambiguous to JAX's types.
+    if isinstance(config, Adafactor) or getattr(config, "factored", False):
         transformation = inferred_update(transformation)
     if not isinstance(config, StratOpt | Aardvark):
         transformation = optax_strat.skip_nonfinite(transformation)
@@ -98,19 +98,25 @@ def _transformation(
                 clipping_threshold=config.clipping_threshold,
                 momentum=config.momentum,
             )
-            return optax.chain(optax_strat.per_layer(adafactor), _decay(config.weight_decay, rate))
-        case Muon():
-            muon = contrib.muon(
-                rate,
-                beta=config.beta,
-                ns_steps=config.ns_steps,
-                eps=config.eps,
-                adam_b1=config.adam_b1,
-                adam_b2=config.adam_b2,
-                muon_weight_dimension_numbers=optax_strat.muon_dimensions,
-                consistent_rms=config.consistent_rms,
+            decay = optax.add_decayed_weights(
+                lambda count: -config.weight_decay * rate(count), mask
             )
-            inner = optax.chain(muon, _decay(config.weight_decay, rate))
+            return optax.chain(optax_strat.per_layer(adafactor), decay)
+        case Muon():
+            others = tuple(kind for kind in optax_strat.LayerType if kind not in config.strata)
+            return optax_strat.stratify(
+                {
+                    config.strata: optax_strat.scale_by_muon(
+                        config.beta, config.ns_steps, config.eps, rms=config.consistent_rms
+                    ),
+                    others: optax.scale_by_adam(
+                        config.adam_b1, config.adam_b2, config.eps, nesterov=config.adam_nesterov
+                    ),
+                },
+                learning_rate=rate,
+                clip=config.clip,
+                weight_decay=config.weight_decay,
+            )
         case StratOpt():
             return optax_strat.stratopt(
                 rate,
@@ -126,6 +132,7 @@ def _transformation(
                 stratum=config.stratum,
                 gradient_mixing=config.gradient_mixing,
                 momentum_adjustment=config.momentum_adjustment,
+                centred=config.centred,
                 nonfinite=config.nonfinite,
                 mu_dtype=config.mu_dtype,
                 nu_dtype=config.nu_dtype,
@@ -143,6 +150,7 @@ def _transformation(
                 clip_mode=config.clip_mode,
                 nonfinite=config.nonfinite,
                 weight_decay=config.weight_decay,
+                decay_rate=config.decay_rate,
                 mu_dtype=config.mu_dtype,
                 nu_dtype=config.nu_dtype,
                 factored=config.factored,
@@ -150,11 +158,6 @@ def _transformation(
     if config.clip is None:
         return inner
     return optax.chain(optax.clip_by_global_norm(config.clip), inner)
-
-
-def _decay(weight_decay: float, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Decoupled decay of matrices, scaled by the rate, after a transformation that has its own."""
-    return optax.add_decayed_weights(lambda count: -weight_decay * rate(count), optax_strat.decays)
 
 
 def _multipliers(config: Aardvark) -> dict[str, float] | None:

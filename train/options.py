@@ -14,6 +14,7 @@ from train.accelerators import AcceleratorName
 from train.config import Comparison
 from train.data import DataConfig
 from train.distributed import HostsConfig
+from train.ladders import LadderName
 from train.study.config import Study
 from train.tracking import TrackerName
 from train.tuning.config import Tuning
@@ -58,6 +59,8 @@ class CompareOptions:
     """A tenth of the steps."""
     only: tuple[str, ...] = ()
     """Compare these alone with AdamW, the baseline, such as `--only lion aardvark`."""
+    ladder: LadderName | None = None
+    """Compare the rungs from AdamW to this method instead, each another in one thing."""
     workers: int = 1
     """Processes of this machine that share the runs."""
 
@@ -100,14 +103,32 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write the tables and figures of a comparison that was run before, finished or not."""
+    """Write the tables and figures of runs that are there, finished or not."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """The comparison's folder."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """A comparison's or a tuning's folder, or any folders and files of runs for one table."""
+    study: Path | None = None
+    """Instead: a study's folder, for one report over all of its comparisons."""
     out: Path | None = None
-    """Folder of the report; by default `report` in the comparison's."""
+    """Folder of the report; by default `report` in the folder, or one under runs/ for files."""
     allow_mixed: bool = False
-    """Put runs of different data, models or lengths into one table."""
+    """Put runs of different data, models, lengths, commits or settings into one table."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Say what does not hold of records: a line for each thing, and exit status 1."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files of records, or folders with such files at any depth."""
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Make the tables in README.md and docs/ from the records in results/."""
+
+    root: Annotated[Path, tyro.conf.Positional] = Path(".")
+    """The repository."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Seeds share a program, since a seed is data to it: comparing methods over seeds 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from train.accumulation import check_micro_batches
 from train.allocator import keep_freed_memory
 from train.config import RunConfig
+from train.cost_compiling import CompileTime
 from train.data import Batch
 from train.optimizers import Optimizer, build_optimizer
 from train.sharding import batch_sharding, make_mesh, tracing_on
@@ -35,7 +35,7 @@ class Program:
     target: TrainState
     """The state's shapes, dtypes and shardings."""
     compile_seconds: float
-    """Tracing and compiling the train step."""
+    """Tracing and compiling the train step, as `CompileTime` counts."""
     _batch_sharding: NamedSharding
     _train_step: jax.stages.Compiled
     _eval_step: jax.stages.Compiled
@@ -94,14 +94,13 @@ def build_program(config: RunConfig) -> Program:
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
     target = abstract_state(config.model, optimizer.transformation, mesh)
     batch = abstract_batch(config, mesh)
-    start = time.perf_counter()
-    train_step = _compile_train_step(config, optimizer, mesh, target, batch)
-    seconds = time.perf_counter() - start
+    with CompileTime() as spent:
+        train_step = _compile_train_step(config, optimizer, mesh, target, batch)
     evaluation = jax.jit(make_eval_step(config.model, loss_chunk=config.loss_chunk))
     with tracing_on(mesh):
         eval_step = evaluation.lower(target.params, batch).compile()
     sharding = batch.inputs_BT.sharding
-    return Program(config, mesh, optimizer, target, seconds, sharding, train_step, eval_step)
+    return Program(config, mesh, optimizer, target, spent.seconds, sharding, train_step, eval_step)
 
 
 def compile_ahead(config: RunConfig, mesh: Mesh) -> jax.stages.Compiled:

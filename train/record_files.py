@@ -112,4 +112,5 @@ def _completed(run: RunRecord, path: Path) -> RunRecord:
 
 def _by_number(path: Path) -> list[str | int]:
     """Orders seed 10 after seed 9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]

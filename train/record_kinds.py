@@ -6,6 +6,8 @@ Times are in seconds, sizes in bytes, losses in nats per token. Norms are keyed 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from train.cost_kinds import MeshCost, Ratio, UpdateCost
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
@@ -32,7 +34,8 @@ class RunRecord:
     """The first line of a run: everything that its numbers depend on.
 
     ``config`` is the whole configuration as `train.config.to_dict` gives it, ``config_hash`` its
-    name; records of elsewhere may lack it.
+    name; records of elsewhere may lack it. ``after`` is the optimizer that this one differs from in
+    one thing, in a ladder.
     """
 
     kind: ClassVar[str] = "run"
@@ -53,6 +56,7 @@ class RunRecord:
     learning_rate: float
     started: str
     config: dict[str, Any] = field(default_factory=dict)
+    after: str = ""
 
     @property
     def tokens(self) -> int:
@@ -117,10 +121,12 @@ class FinalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRecord:
-    """What an optimizer's step costs, timed in one process with AdamW's step by step in turn.
+    """What an optimizer's step costs, timed in one process in turn with the baseline's.
 
-    ``step_ratio`` is the median over the rounds of step time over AdamW's, ``ratio_low`` and
-    ``ratio_high`` are the quartiles; ``flops`` and ``bytes_accessed`` are the compiler's counts.
+    ``step_ratio`` is the median over the rounds of step time over the baseline's, ``ratio_low`` and
+    ``ratio_high`` are the quartiles; ``step_control`` is the same of the baseline's own step once
+    more, which is 1 but for noise. ``flops`` and ``bytes_accessed`` are the compiler's counts, in
+    which a loop counts once. ``mesh_reason`` says why there is no ``mesh``.
     """
 
     kind: ClassVar[str] = "cost"
@@ -136,6 +142,10 @@ class CostRecord:
     compile_seconds: float | None = None
     flops: float | None = None
     bytes_accessed: float | None = None
+    step_control: Ratio | None = None
+    update: UpdateCost | None = None
+    mesh: MeshCost | None = None
+    mesh_reason: str | None = None
 
 
 Record = RunRecord | StepRecord | EvalRecord | FinalRecord | CostRecord

@@ -6,8 +6,9 @@ like; Muon's momentum, the exponent of Adafactor's decay). All other settings ke
 configuration that is tuned.
 
 Every range of rates spans three decades and holds 3e-4, the papers' rate. Where that leaves a
-choice, its middle is the best rate of the nano grid (`results/nano_rates.jsonl`). Every range of
-decays spans two decades around the configuration's default.
+choice, its middle is the rate that was best on a coarse grid, which the comments call the nano
+grid: half-decade steps on the nano comparison, one seed. Every range of decays spans two decades
+around the configuration's default.
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ from rich.console import Console
 from train.record_files import report_folder
 from train.report import figures, page, summary, terminal
 from train.report.comparison import Comparison, load
+from train.report.cost_counts_table import counts_table
+from train.report.cost_mesh_table import mesh_table
+from train.report.cost_reasons_table import reasons_table
+from train.report.cost_table import costs_table
+from train.report.ladder_table import ladder_table, rungs
 from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
@@ -67,7 +72,11 @@ def report(
 def _others(comparison: Comparison) -> tuple[Table, ...]:
     return (
         norms_table(comparison),
-        pairs_table(comparison),
+        ladder_table(comparison) if rungs(comparison) else pairs_table(comparison),
         targets_table(comparison),
+        costs_table(comparison),
+        counts_table(comparison),
+        mesh_table(comparison),
         papers_table(),
+        reasons_table(comparison),
     )

@@ -1,8 +1,10 @@
 """The panels with one row per optimizer: final losses with intervals, and costs."""
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 
-from train.report.comparison import Comparison
+from train.report.comparison import Comparison, Group
 from train.report.statistics import PERCENT
 from train.report.style import FOREGROUND, Looks, label
 
@@ -24,7 +26,7 @@ def finals(axes: Axes, comparison: Comparison, looks: Looks) -> None:
                 1.02, height, f"{len(group.diverged)} diverged",
                 transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, fontstyle="italic",
             )  # fmt: skip
-    _name_rows(axes, comparison, looks)
+    name_rows(axes, comparison.ended, looks)
     axes.set_xlabel("nats per token; rings are seeds")
 
 
@@ -37,7 +39,7 @@ def step_ratios(axes: Axes, comparison: Comparison, looks: Looks) -> None:
         if cost:
             axes.plot([cost.ratio_low, cost.ratio_high], [height] * 2, color=look.color, lw=1.6)
             axes.plot(cost.step_ratio, height, look.marker, color=look.color, ms=6)
-    _name_rows(axes, comparison, looks)
+    name_rows(axes, comparison.ended, looks)
     axes.set_xlabel("median and quartiles")
 
 
@@ -51,13 +53,12 @@ def state_sizes(axes: Axes, comparison: Comparison, looks: Looks) -> None:
             axes.annotate(
                 f"{value:.3g}", (value, height), (4, 0), textcoords="offset points", va="center"
             )
-    _name_rows(axes, comparison, looks)
+    name_rows(axes, comparison.ended, looks)
     axes.set_xlabel("bytes per parameter")
 
 
-def _name_rows(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def name_rows(axes: Axes, groups: Sequence[Group], looks: Looks) -> None:
     """Names the rows on the left, the first on top."""
-    groups = comparison.ended
     axes.set_yticks(range(len(groups)), [label(group.title) for group in groups])
     for text, group in zip(axes.get_yticklabels(), groups, strict=True):
         text.set_color(looks[group.key].color)

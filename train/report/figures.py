@@ -5,32 +5,19 @@ its panels one by one, so that a phone can stack them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from train.report import dots, panels
 from train.report.comparison import Comparison
+from train.report.drawing import Drawing, draw_panels
+from train.report.ladder_panel import against_adamw
+from train.report.ladder_table import rungs
 from train.report.statistics import PERCENT
-from train.report.style import RC, Looks, looks
-from train.report.svg import inline_svg, standalone_svg
+from train.report.style import Looks, looks
 
 Panel = Callable[[Axes, Comparison, Looks], None]
-_PANEL = (4.3, 3.1)  # inches: on a phone, where a panel fills the width, its text is 9 pixels
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure for the page: its panels as SVG, and its caption."""
-
-    key: str
-    title: str
-    caption: str
-    panels: tuple[Markup, ...]
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Drawing]:
@@ -61,6 +48,13 @@ def draw(comparison: Comparison, folder: Path) -> list[Drawing]:
         ]
         parts = [dots.step_ratios, dots.state_sizes]
         drawings.append(_draw(comparison, folder, "figure2", "Figure 2. Costs.", sentences, parts))
+    if comparison.baseline and rungs(comparison):
+        sentences = [
+            f"Lines are {PERCENT} intervals of differences paired by seed; a dot is on rungs that "
+            "Table 3 tells apart from AdamW."
+        ]
+        title = "Figure 3. Rung by rung."
+        drawings.append(_draw(comparison, folder, "figure3", title, sentences, [against_adamw]))
     return drawings
 
 
@@ -73,18 +67,5 @@ def _draw(
     parts: Sequence[Panel],
 ) -> Drawing:
     look = looks(comparison.groups)
-    columns = min(2, len(parts))
-    rows = len(parts) // columns
-    with matplotlib.rc_context(RC):
-        whole = Figure((columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
-        cells = whole.subfigures(rows, columns, squeeze=False, wspace=0.03, hspace=0.04)
-        for cell, panel in zip(cells.flat, parts, strict=True):
-            panel(cell.subplots(), comparison, look)
-        (folder / f"{key}.svg").write_text(standalone_svg(whole, title), encoding="utf-8")
-        whole.savefig(folder / f"{key}.png", dpi=200, facecolor="white", bbox_inches="tight")
-        singles = []
-        for number, panel in enumerate(parts):
-            single = Figure(_PANEL, layout="constrained")
-            panel(single.subplots(), comparison, look)
-            singles.append(inline_svg(single, f"{key}-{number}"))
-    return Drawing(key, title, " ".join(sentences), tuple(singles))
+    bound = [lambda axes, part=part: part(axes, comparison, look) for part in parts]
+    return draw_panels(folder, key, title, " ".join(sentences), bound)

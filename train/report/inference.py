@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,8 @@ class Pair:
         bootstrap: ends of the bias-corrected and accelerated bootstrap interval over the seeds;
             None for fewer than three seeds, or where all differences are equal.
         p: probability of a difference as large or larger by chance, of the paired t-test; None
-            for one seed.
-        p_holm: the same, corrected for all pairs of the table.
+            for one seed, 1 where the better one diverged on a seed that the other finished.
+        p_holm: the same, corrected for all pairs that were compared together.
     """
 
     first: str
@@ -56,17 +56,27 @@ class Pair:
 
 
 def compare_all(groups: Sequence[Group]) -> list[Pair]:
-    """All pairs of optimizers that have finished seeds in common.
+    """All pairs of optimizers that have finished seeds in common."""
+    return compare_pairs(itertools.combinations(groups, 2))
 
-    The test is Student's and not one by permutation of signs: of five seeds there are 32
-    permutations, of which the rarest has a probability of 1/16.
+
+def compare_pairs(groups: Iterable[tuple[Group, Group]]) -> list[Pair]:
+    """Some pairs of optimizers, corrected for the number of these.
+
+    Those without finished seeds in common are left out. The test is Student's and not one by
+    permutation of signs: of five seeds there are 32 permutations, of which the rarest has a
+    probability of 1/16.
     """
     found = []
-    for first, second in itertools.combinations(groups, 2):
+    for first, second in groups:
         difference = first.loss_difference(second)
         if difference is not None:
             values = paired_seeds(first.losses, second.losses)
-            found.append((first.key, second.key, difference, _bootstrap(values), _p(values)))
+            p = _p(values)
+            better, other = (first, second) if difference.mean < 0 else (second, first)
+            if p is not None and _has_lost(better, other):
+                p = 1.0
+            found.append((first.key, second.key, difference, _bootstrap(values), p))
     corrected = iter(holm([p for *_, p in found if p is not None]))
     return [Pair(*pair, None if pair[-1] is None else next(corrected)) for pair in found]
 
@@ -102,15 +112,38 @@ def indistinguishable(keys: Sequence[str], pairs: Sequence[Pair]) -> list[tuple[
 
     Returns:
         The sets, each in the order of the keys, in the order of their first members.
+
+    Example:
+        >>> indistinguishable("abc", [])
+        [('a', 'b', 'c')]
     """
     apart = {frozenset((pair.first, pair.second)) for pair in pairs if pair.told_apart}
-    sets: list[tuple[str, ...]] = []
-    for size in range(len(keys), 0, -1):
-        for members in itertools.combinations(keys, size):
-            alike = not any(frozenset(two) in apart for two in itertools.combinations(members, 2))
-            if alike and not any(set(members) <= set(larger) for larger in sets):
-                sets.append(members)
-    return sorted(sets, key=lambda members: [keys.index(member) for member in members])
+    alike = {key: {other for other in keys if other != key} for key in keys}
+    for first, second in apart:
+        alike[first].discard(second)
+        alike[second].discard(first)
+    sets = _cliques(alike, set(), set(keys), set())
+    in_order = [tuple(sorted(members, key=keys.index)) for members in sets]
+    return sorted(in_order, key=lambda members: [keys.index(member) for member in members])
+
+
+def _cliques(
+    alike: Mapping[str, set[str]], members: set[str], candidates: set[str], done: set[str]
+) -> Iterator[set[str]]:
+    """The largest sets of which all are alike (Bron and Kerbosch, 1973, with a pivot)."""
+    if not candidates and not done:
+        yield members
+        return
+    pivot = max(sorted(candidates | done), key=lambda key: len(alike[key] & candidates))
+    for key in sorted(candidates - alike[pivot]):
+        yield from _cliques(alike, members | {key}, candidates & alike[key], done & alike[key])
+        candidates = candidates - {key}
+        done = done | {key}
+
+
+def _has_lost(group: Group, other: Group) -> bool:
+    """Whether it diverged where the other did not: a win over the seeds that are left is none."""
+    return any(run.record.seed in other.losses for run in group.diverged)
 
 
 def _bootstrap(differences: Sequence[float]) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from train.report.figures import Drawing
+from train.report.drawing import Drawing
 from train.report.summary import Summary
 from train.report.table import Table
 

@@ -88,9 +88,10 @@ def first_reach(run: Run, target: float, positions: Sequence[float]) -> float | 
 def _row(group: Group, baseline: Group) -> TargetRow:
     targets = baseline.losses
     runs = [run for run in (*group.finished, *group.diverged) if run.record.seed in targets]
-    steps = _reached(runs, targets, lambda line: line.step)
+    # One that met its target and then diverged has not reached it.
+    steps = _reached(group.finished, targets, lambda line: line.step)
     own = _reached(baseline.finished, targets, lambda line: line.step)
-    own_clock = _reached(runs, targets, lambda line: line.seconds)
+    own_clock = _reached(group.finished, targets, lambda line: line.seconds)
     timed = (
         {seed: step * group.cost.step_seconds for seed, step in steps.items()} if group.cost else {}
     )
@@ -116,6 +117,7 @@ def _reached(
             run, targets[run.record.seed], [float(measure(line)) for line in run.evals]
         )
         for run in runs
+        if run.record.seed in targets
     }
     return {seed: position for seed, position in found.items() if position is not None}
 

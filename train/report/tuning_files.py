@@ -1,11 +1,10 @@
-"""A tuning's numbers for other programs and for a README: CSV and Markdown."""
+"""A tuning's trials for other programs: CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 
-from train.report.table import Table
 from train.report.tuning_trials import Results
 
 
@@ -26,18 +25,3 @@ def trials_csv(results: Results) -> str:
             outcome = [trial.loss, str(trial.run.diverged).lower()]
             writer.writerow([tuned.group.key, trial.number, *settings, *outcome])
     return text.getvalue()
-
-
-def markdown(table: Table) -> str:
-    """A table as GitHub shows it, with its caption."""
-    head = [column.title for column in table.columns]
-    rule = [":--" if column.is_text else "--:" for column in table.columns]
-    rows = [[str(cell) for cell in cells] for cells in table.cells]
-    lines = [" | ".join(_escaped(cell) for cell in cells) for cells in (head, *rows)]
-    lines.insert(1, " | ".join(rule))
-    body = "".join(f"| {line} |\n" for line in lines)
-    return f"**{table.title}.** {table.caption}\n\n{body}"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")

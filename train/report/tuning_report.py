@@ -7,18 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from train.record_files import report_folder
 from train.report import page, terminal
+from train.report.markdown import markdown
 from train.report.summary import Summary
 from train.report.table import Table
 from train.report.tuning_figures import draw_tuning
-from train.report.tuning_files import markdown, trials_csv
+from train.report.tuning_files import trials_csv
 from train.report.tuning_tables import best_table, ranks_table, search_curves
 from train.report.tuning_trials import load_results
 from train.report.tuning_words import describe
 
 
 def tuning_report(
-    folder: Path,
+    path: Path,
     *,
     out: Path | None = None,
     console: Console | None = None,
@@ -30,20 +32,20 @@ def tuning_report(
     and ``tables.md``, and every trial in ``trials.csv``; prints the tables.
 
     Args:
-        folder: the tuning's.
-        out: where the report goes; ``folder/report`` by default.
+        path: the tuning's folder, or the file that it was packed into.
+        out: where the report goes; by default as `report_folder` says.
         console: where the tables are printed; the terminal by default.
-        allow_mixed: take trials of different data, model or tokens into one table.
+        allow_mixed: take trials of different data, model, tokens or commit into one table.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds no trials, or some that do not belong into one table.
+        ValueError: there are no trials, or some that do not belong into one table.
         RecordError: a record cannot be read; the message names the file and the line.
     """
-    results = load_results(folder, allow_mixed=allow_mixed)
-    out = out or folder / "report"
+    results = load_results(path, allow_mixed=allow_mixed)
+    out = out or report_folder(path)
     out.mkdir(parents=True, exist_ok=True)
     words, curves = describe(results), search_curves(results)
     tables = [ranks_table(results, curves), best_table(results)] if curves else []

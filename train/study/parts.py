@@ -12,6 +12,7 @@ from typing import Any
 
 from train.config import Comparison, ScheduleConfig
 from train.contestants import Contestant
+from train.ladders import LADDERS, ladder
 from train.optimizer_configs import Aardvark, OptimizerConfig, StratOpt
 from train.search_spaces import PAPERS_RATE, search_space
 from train.study.config import Study
@@ -46,6 +47,7 @@ def comparisons(study: Study, tuned: Sequence[OptimizerConfig]) -> dict[str, Com
     found["rates"] = dataclasses.replace(
         _between(sparse, [one for each in tuned for one in _rates(each)]), seeds=study.rate_seeds
     )
+    found |= {f"ladder-{name}": ladder(name, sparse) for name in LADDERS}
     if study.second_text is not None:
         found["second-text"] = dataclasses.replace(sparse, data=study.second_text)
     if study.larger is not None:

@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from train.config import RunConfig
 from train.optimizer_configs import key
+from train.record_files import TUNING
 from train.run_folder import check_owner, write_config
 from train.tuning.config import Tuning
 from train.tuning.dimensions import Choices, Dimension, LogUniform
 from train.tuning.heartbeat import Heartbeat
 
-TUNING = "tuning.json"
 JOURNAL = "journal.log"
 _NUMBER, _WORKER = "number", "worker"
 
