@@ -11,7 +11,8 @@
 #   make slurm-test           two processes on a SLURM cluster of this machine (root, Debian)
 #   make study                tune everything, then compare: about two hours on two cores
 #   make results-pages        the tables of README and docs/, from results/
-#   make docs                 the documentation, into docs/_build/html
+#   make docs                 the documentation, into docs/_build/html; runs the notebooks if
+#                             anything that they call has changed: about four minutes
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
 
 JAX ?= cpu

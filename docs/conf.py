@@ -8,6 +8,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent)]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from executed import cache_folder  # noqa: E402
+
 from optax_strat import __version__  # noqa: E402
 
 project = "optax_strat"
@@ -17,16 +19,28 @@ version = release = __version__
 
 extensions = [
     "docstrings",
+    "executed",
     "mathml",
-    "myst_parser",
+    "myst_nb",
     "signatures",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "images"]
+exclude_patterns = ["_build", "_extensions", "conf.py", "images"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+# Notebooks are Python files; executed in the build, unless their outputs are in the cache.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(cache_folder())
+nb_execution_in_temp = True
+nb_execution_show_tb = True  # and the warning that shows it fails the build
+nb_execution_timeout = 300  # seconds a cell
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # would be fetched
+nb_output_stderr = "remove-warn"  # so does what a library warns of
 
 add_module_names = False
 autodoc_member_order = "bysource"

@@ -78,6 +78,7 @@ def measured():
     )
 
 
+@pytest.mark.slow
 def test_every_contestant_is_measured_beside_the_first_under_its_own_name():
     first, twin = measured()
     assert (twin.optimizer, twin.title) == ("lion-twin", "Lion, twin")

@@ -10,6 +10,7 @@ from rich.text import Text
 from train.report.summary import Summary
 from train.report.table import Cell, Table
 
+_CUT = 6  # letters of a column's name in a wide table
 _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own
 
 
@@ -51,15 +52,19 @@ def print_table(
         title=title or table.title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False,
         padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
-    for index in chosen:
+    cells = [[_text(row[i], i == 0, table.is_wide) for i in chosen] for row in table.cells]
+    for place, index in enumerate(chosen):
         column = table.columns[index]
         justify: JustifyMethod = "left" if column.is_text else "right"
-        # Where the terminal is narrow, names are folded and numbers stay whole.
-        shown.add_column(column.title, justify=justify, no_wrap=not column.is_text, overflow="fold")
+        # A wide table's columns are its rows again, and their names may be cut.
+        is_cut = table.is_wide and not column.is_text
+        header = column.title[:_CUT] if is_cut else column.title
+        words = " ".join([header, *(row[place].plain for row in cells)]).split()
+        # Where the terminal is narrow, lines break between words and never within a number.
+        shown.add_column(header, justify=justify, overflow="fold", min_width=max(map(len, words)))
     first_printed = len(table.rows) - table.printed_rows
-    for number, cells in enumerate(table.cells):
-        style = "italic dim" if number >= first_printed else ""
-        shown.add_row(*(_text(cells[i], i == 0, table.is_wide) for i in chosen), style=style)
+    for number, row in enumerate(cells):
+        shown.add_row(*row, style="italic dim" if number >= first_printed else "")
     console.print(shown)
     console.print()
 

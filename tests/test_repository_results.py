@@ -1,0 +1,41 @@
+"""What the records in the repository must say before anything is built on them."""
+
+from pathlib import Path
+
+import pytest
+
+from train import configs
+from train.report.study_parts import read_study
+from train.report.study_results import compute
+from train.study.run import tuned_optimizers
+from train.tuning.config import nano_tuning
+
+STUDY = Path(__file__).parent.parent / "results" / "study"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return compute(read_study(STUDY))
+
+
+def test_the_nano_comparison_is_at_the_settings_that_the_tuning_found():
+    assert tuned_optimizers(nano_tuning(), STUDY / "tuning.jsonl") == configs.nano_optimizers()
+
+
+def test_every_optimizers_best_rate_lies_inside_the_grid(results):
+    bottoms = {curve.sweep.title: curve.is_bottom_inside for curve in results.curves}
+    assert len(bottoms) == len(configs.nano_optimizers())
+    assert all(bottoms.values())
+
+
+def test_two_texts_two_sizes_and_at_least_three_budgets_were_compared(results):
+    conditions = [contest.conditions for contest in results.study.contests]
+    assert len({one.fingerprint for one in conditions}) >= 2
+    assert len({one.parameters for one in conditions}) >= 2
+    assert all(len(scaling.losses) >= 3 for _, scaling in results.scalings)
+
+
+def test_every_final_comparison_has_at_least_five_seeds(results):
+    for contest in results.study.contests:
+        for group in contest.comparison.groups:
+            assert len(group.runs) >= 5
