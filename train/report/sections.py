@@ -8,6 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from train.report.comparison import Comparison, load
+from train.report.cost_counts_table import counts_table
+from train.report.cost_mesh_table import mesh_table
+from train.report.cost_reasons_table import reasons_table
+from train.report.cost_table import costs_table
 from train.report.finding import finding
 from train.report.ladder_table import ladder_table
 from train.report.markdown import markdown
@@ -64,6 +68,10 @@ OF_COMPARISON: dict[str, Callable[[Comparison], Table]] = {
     "ladder": lambda comparison: _titled(ladder_table(comparison), "Rung by rung"),
     "pairs": lambda comparison: _titled(pairs_table(comparison), "Each against each"),
     "targets": lambda comparison: _titled(targets_table(comparison), "Until where AdamW ends"),
+    "cost-sheet": costs_table,
+    "cost-counts": counts_table,
+    "cost-mesh": mesh_table,
+    "cost-reasons": reasons_table,
     "norms": lambda comparison: _titled(norms_table(comparison), "Gradient norm by layer type"),
 }  # fmt: skip
 OF_TUNING: dict[str, Callable[[Results], Table]] = {
