@@ -112,11 +112,15 @@ def _states(optimizer: OptimizerConfig) -> list[Contestant]:
     """Our own optimizers with states of fewer bytes, beside those in float32."""
     if not isinstance(optimizer, StratOpt | Aardvark):
         return []
-    title = type(optimizer).__name__
+    whole = Contestant(optimizer)
     return [
-        Contestant(optimizer),
+        whole,
         *(
-            Contestant(dataclasses.replace(optimizer, **options), f"{title}, {what}")
+            Contestant(
+                dataclasses.replace(optimizer, **options),
+                f"{whole.title}, {what}",
+                after=whole.name,
+            )
             for what, options in _STATES.items()
         ),
     ]
