@@ -22,9 +22,10 @@ from tests.synthetic_study import (
     write_rates,
     write_study,
 )
+from train.report.comparison import load
 from train.report.forensics import PAPERS_ORDER
 from train.report.inference import holm
-from train.report.study_parts import read_study
+from train.report.study_parts import read_study, study_of
 from train.report.study_report import study_report
 from train.report.study_results import compute
 from train.report.study_words import describe
@@ -210,6 +211,15 @@ def test_of_two_parts_under_the_same_conditions_the_larger_counts(tmp_path):
         write_part(tmp_path / f"{name}.jsonl", losses)
     [contest] = read_study(tmp_path).contests
     assert len(contest.comparison.runs) == 4 * len(WORTH)
+
+
+@pytest.mark.parametrize(("after", "sweeps"), [("", 1), ("adamw", 0)])
+def test_rungs_of_a_ladder_at_several_rates_are_no_sweep_over_rates(tmp_path, after, sweeps):
+    for rate in (3e-3, 4e-3, 5e-3):
+        config = {"optimizer": {"kind": "AdamW", "learning_rate": rate}}
+        changes = {"learning_rate": rate, "config": config, "after": after if rate > 3e-3 else ""}
+        write_run(tmp_path, records(run_record(f"adamw-{rate}", 0, **changes)))
+    assert len(study_of([load(tmp_path)]).sweeps) == sweeps
 
 
 def test_a_part_that_cannot_be_read_is_named_and_the_others_are_reported(tmp_path):

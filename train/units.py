@@ -43,5 +43,12 @@ def plural(n: int, word: str) -> str:
 
 
 def listing(words: list[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """``a``, ``a and b``, ``a, b and c``; words with commas, ``a, b; c; and d``.
+
+    Example:
+        >>> listing(["AdamW", "AdamW, no clip", "Lion"])
+        'AdamW; AdamW, no clip; and Lion'
+    """
+    if len(words) > 2 and any("," in word for word in words):
+        return "; ".join([*words[:-1], f"and {words[-1]}"])
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from train.report.comparison import Comparison, Group, load
+from train.report.ladder_table import rungs
 from train.report.study_conditions import Conditions, conditions_of
 from train.report.tuning_trials import is_tuning
 
@@ -96,8 +97,8 @@ def read_study(folder: Path, *, allow_mixed: bool = False) -> Study:
 
 
 def study_of(comparisons: Iterable[Comparison], notices: Iterable[str] = ()) -> Study:
-    """Sorts comparisons by what they are."""
-    comparisons = list(comparisons)
+    """Sorts comparisons by what they are; a ladder is none of optimizers at their own settings."""
+    comparisons = [one for one in comparisons if not rungs(one)]
     best: dict[Conditions, Contest] = {}
     for contest in filter(None, map(_contest, comparisons)):
         other = best.setdefault(contest.conditions, contest)
