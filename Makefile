@@ -1,7 +1,7 @@
 # Every target sets up what it needs: a private environment in .venv, locked by version and hash.
 #
 #   make compare              train every optimizer on the embedded text and write the report
-#   make compare ARGS=--quick the same in about a minute
+#   make compare ARGS=--quick the same in about two minutes
 #   make test                 the test suite
 #   make bench                all benchmarks (CPU; wants a quiet machine)
 #   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes

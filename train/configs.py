@@ -106,7 +106,7 @@ def tuned() -> RunConfig:
 
 
 def compare() -> Comparison:
-    """Eight optimizers, 0.13M parameters, embedded text: about 6 minutes on two CPU cores."""
+    """Eight optimizers, 0.13M parameters, embedded text: about 7 minutes on two CPU cores."""
     return Comparison(
         model=NANO,
         contestants=tuple(map(Contestant, nano_optimizers())),
@@ -118,7 +118,7 @@ def compare() -> Comparison:
 
 
 def compare_quick() -> Comparison:
-    """The same for a tenth of the steps: about a minute, enough to see that everything works."""
+    """The same for a tenth of the steps: about two minutes, enough to see that everything works."""
     return dataclasses.replace(
         compare(), steps=40, seeds=3, eval_every=20, log_every=2, cost_rounds=3,
         checkpoint_every=40, schedule=ScheduleConfig(warmup_steps=4),
