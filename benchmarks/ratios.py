@@ -5,31 +5,12 @@ is the median over the rounds. How much a ratio means is seen from one that must
 own program once more, in a process of its own (A/A).
 """
 
-import dataclasses
-from collections.abc import Sequence
+from train.cost_kinds import Ratio, ratio
 
-import numpy as np
+__all__ = ["TRUSTED", "Ratio", "ratio", "trusted"]
 
 TRUSTED = (0.97, 1.03)
 """Where the median of the A/A control must lie."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """Median and quartiles over the rounds."""
-
-    low: float
-    median: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.2f}-{self.high:.2f})"
-
-
-def ratio(times: Sequence[float], rivals: Sequence[float]) -> Ratio:
-    """Of times to the rival's in the same rounds."""
-    low, median, high = np.quantile(np.divide(times, rivals), [0.25, 0.5, 0.75])
-    return Ratio(float(low), float(median), float(high))
 
 
 def trusted(control: Ratio) -> bool:

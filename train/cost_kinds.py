@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ratio:
     """Times over other times taken in the same rounds: the median over the rounds and quartiles."""
 
     low: float
     median: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.2f}-{self.high:.2f})"
 
 
 def ratio(times: ArrayLike, others: ArrayLike) -> Ratio:

@@ -3,7 +3,6 @@
 Reads nothing but records, so that a report costs seconds and can be made again at any time.
 """
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
 from train.report.results_table import results_table
-from train.report.table import Table
+from train.report.table import Table, json_lines
 from train.report.targets import targets_table
 
 __all__ = ["report"]
@@ -56,12 +55,7 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     words = summary.summarize(comparison)
     results, others = results_table(comparison), _others(comparison)
-    with (out / "tables.jsonl").open("w", encoding="utf-8") as file:
-        for table in (results, *others):
-            file.writelines(
-                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-                for row in table.json_rows()
-            )
+    (out / "tables.jsonl").write_text(json_lines((results, *others)), encoding="utf-8")
     drawings = figures.draw(comparison, out)
     path = out / "index.html"
     path.write_text(page.render(words, drawings, results, others), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from train.report.study_rates_table import rates_table
 from train.report.study_results import Results, compute
 from train.report.study_speed_table import fit_table, speed_up_table
 from train.report.study_words import describe
-from train.report.table import Table
+from train.report.table import Table, json_lines
 
 
 class Section(NamedTuple):
@@ -57,11 +56,8 @@ def study_report(
     out.mkdir(parents=True, exist_ok=True)
     words, sections = describe(results), _sections(results, out)
     tables = [table for section in sections for table in section.tables]
-    rows = (row for table in tables for row in table.json_rows())
     files = {
-        "tables.jsonl": "".join(
-            json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
-        ),
+        "tables.jsonl": json_lines(tables),
         "tables.md": "\n".join(map(markdown, tables)),
         "index.html": page.ENVIRONMENT.get_template("study.html.j2").render(
             summary=words, sections=sections
@@ -69,11 +65,7 @@ def study_report(
     }
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
-    console = console or Console()
-    terminal.print_finding(console, words)
-    for table in tables:
-        terminal.print_table(console, table)
-    terminal.print_cautions(console, words)
+    terminal.show_tables(words, tables, console or Console())
     return out / "index.html"
 
 

@@ -3,7 +3,8 @@
 A row is a dataclass of numbers. A column says how it shows one of them and how it was measured.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,12 @@ class Table:
         """Every row's numbers, ready for a line of JSON."""
         for row in self.rows:
             yield {"table": self.key, **to_json(row)}
+
+
+def json_lines(tables: Iterable[Table]) -> str:
+    """What ``tables.jsonl`` holds: the tables' numbers, one JSON object a row."""
+    rows = (row for table in tables for row in table.json_rows())
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def show_interval(estimate: Estimate | None, digits: int, *, sign: bool = False) -> Cell:

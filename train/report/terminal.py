@@ -16,7 +16,7 @@ _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a 
 
 def show(summary: Summary, results: Table, others: Sequence[Table], console: Console) -> None:
     """Prints the finding, the tables and the cautions."""
-    print_finding(console, summary)
+    _print_finding(console, summary)
     if results.rows:
         costs = [0, *range(_SPLIT, len(results.columns))]
         print_table(console, results, list(range(_SPLIT)), "Table 1a. Losses")
@@ -24,10 +24,18 @@ def show(summary: Summary, results: Table, others: Sequence[Table], console: Con
         for table in others:
             if table.rows:
                 print_table(console, table)
-    print_cautions(console, summary)
+    _print_cautions(console, summary)
 
 
-def print_finding(console: Console, summary: Summary) -> None:
+def show_tables(summary: Summary, tables: Sequence[Table], console: Console) -> None:
+    """Prints the finding, tables of equal standing and the cautions."""
+    _print_finding(console, summary)
+    for table in tables:
+        print_table(console, table)
+    _print_cautions(console, summary)
+
+
+def _print_finding(console: Console, summary: Summary) -> None:
     """Prints what stands before the tables."""
     console.print()
     console.print(Text(summary.finding, style="bold"))
@@ -35,7 +43,7 @@ def print_finding(console: Console, summary: Summary) -> None:
         console.print(Text.assemble((f"{name}: ", "dim"), value))
 
 
-def print_cautions(console: Console, summary: Summary) -> None:
+def _print_cautions(console: Console, summary: Summary) -> None:
     """Prints what stands after them."""
     for line in summary.unfinished:
         console.print(Text(f"Unfinished: {line}", style="yellow"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +9,7 @@ from rich.console import Console
 from train.record_files import report_folder
 from train.report import page, terminal
 from train.report.markdown import markdown
-from train.report.summary import Summary
-from train.report.table import Table
+from train.report.table import json_lines
 from train.report.tuning_figures import draw_tuning
 from train.report.tuning_files import trials_csv
 from train.report.tuning_tables import best_table, ranks_table, search_curves
@@ -50,9 +48,8 @@ def tuning_report(
     words, curves = describe(results), search_curves(results)
     tables = [ranks_table(results, curves), best_table(results)] if curves else []
     drawings = draw_tuning(results, curves, out)
-    rows = (row for table in tables for row in table.json_rows())
     files = {
-        "tables.jsonl": "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows),
+        "tables.jsonl": json_lines(tables),
         "tables.md": "\n".join(map(markdown, tables)),
         "trials.csv": trials_csv(results),
         "index.html": page.ENVIRONMENT.get_template("tuning.html.j2").render(
@@ -61,12 +58,5 @@ def tuning_report(
     }
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
-    _show(words, tables, console or Console())
+    terminal.show_tables(words, tables, console or Console())
     return out / "index.html"
-
-
-def _show(words: Summary, tables: list[Table], console: Console) -> None:
-    terminal.print_finding(console, words)
-    for table in tables:
-        terminal.print_table(console, table)
-    terminal.print_cautions(console, words)

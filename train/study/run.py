@@ -24,7 +24,7 @@ from train.study.parts import comparisons
 from train.tuning.config import Tuning, tuning_of
 from train.tuning.worker import tune
 
-TUNING = "tuning"
+_PART = "tuning"  # the name of the first part
 
 
 def run_study(
@@ -51,9 +51,9 @@ def run_study(
     """
     tuning = tuning_of(study.comparison, study.trials)
     steps = sum(run.steps for runs in tuning.runs().values() for run in runs)
-    share_out(TUNING, partial(tune, tuning, folder / TUNING), steps)
-    pack(folder / TUNING, out / f"{TUNING}.jsonl")
-    parts = comparisons(study, tuned_optimizers(tuning, folder / TUNING))
+    share_out(_PART, partial(tune, tuning, folder / _PART), steps)
+    pack(folder / _PART, out / f"{_PART}.jsonl")
+    parts = comparisons(study, tuned_optimizers(tuning, folder / _PART))
     for name in only:
         if name not in parts:
             raise ValueError(f"--only {name}: no such part; choose from {', '.join(parts)}.")
