@@ -3,6 +3,7 @@
 #   make compare              train every optimizer on the embedded text and write the report
 #   make compare ARGS=--quick the same in about two minutes
 #   make test                 the test suite
+#   make torture              kill, damage and fill up for real: every promise about faults
 #   make bench                all benchmarks (CPU; wants a quiet machine)
 #   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes
 #   make bench-torch          our train step beside PyTorch's
@@ -13,6 +14,7 @@
 #   make results-pages        the tables of README and docs/, from results/
 #   make docs                 the documentation, into docs/_build/html; runs the notebooks if
 #                             anything that they call has changed: about four minutes
+#   make docs-check           and look at every page in Chromium, light and dark, wide and narrow
 #   JAX=cuda12 make compare   on a GPU (cpu, cuda12, cuda13 or tpu)
 
 JAX ?= cpu
@@ -23,7 +25,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs check clean help
+.PHONY: compare test test-all torture lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs docs-check check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,10 +44,13 @@ study: $(READY)
 	@$(PY) -m train study --workers 2 $(ARGS)
 
 test: $(READY)
-	@$(PY) -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not torture' $(ARGS)
 
 test-all: $(READY)
-	@$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal -m 'not torture' $(ARGS)
+
+torture: $(READY)
+	@$(PY) -m pytest -n 2 --dist worksteal -m torture $(ARGS)
 
 lint: $(READY)
 	@$(PY) -m ruff format --check .
@@ -93,6 +98,9 @@ results-pages: $(READY)
 docs: $(READY)
 	@$(PY) -m sphinx --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+docs-check: docs
+	@$(PY) docs/_checks/pages.py docs/_build/html $(ARGS)
 
 check: lint types test wheel
 

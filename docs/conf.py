@@ -20,6 +20,7 @@ version = release = __version__
 extensions = [
     "docstrings",
     "executed",
+    "links",
     "mathml",
     "myst_nb",
     "signatures",
@@ -27,7 +28,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_extensions", "conf.py", "images"]
+exclude_patterns = ["_build", "_checks", "_extensions", "conf.py", "images"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 

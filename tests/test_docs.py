@@ -73,14 +73,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_pages_ask_no_network_for_anything(site: Path):
-    requested = re.compile(
-        r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["'](?:https?:)?//"""
-        r"""|<link\b[^>]*\bhref=["'](?:https?:)?//"""
-        r"""|@import\s|@font-face|url\(\s*["']?(?:https?:)?//"""
-    )
-    written = [*site.rglob("*.html"), *site.rglob("*.css")]
-    assert len(written) > len(PAGES)
+def test_style_sheets_ask_no_network_for_anything(site: Path):
+    requested = re.compile(r"""@import\s|@font-face|url\(\s*["']?(?:https?:)?//""")
+    written = list(site.rglob("*.css"))
+    assert written
     for file in written:
         assert not requested.search(file.read_text("utf-8")), file
 
