@@ -9,7 +9,7 @@ import jax
 import pytest
 import yaml
 
-from train.commands import parse
+from train.commands.terminal import parse
 from train.config import MeshConfig
 from train.distributed import HostsConfig, Place, find_place, init_distributed
 from train.options import RunOptions

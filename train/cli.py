@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from train.allocator import share_heap
-from train.commands import COMMANDS, console, stopped
+from train.commands import COMMANDS
+from train.commands.terminal import console, stopped
 from train.interrupts import Interrupted
 from train.loop import StuckError
 

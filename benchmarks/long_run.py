@@ -1,0 +1,143 @@
+"""Whether a run's step time, memory, open files and threads stay what they are, for 20,000 steps.
+
+    python -m benchmarks.long_run                  0.13M parameters, a checkpoint every 200 steps
+    python -m benchmarks.long_run --device gpu     the same on a GPU
+
+It is a real run: batches are read, records written, checkpoints saved and old ones removed. At each
+checkpoint the process is looked at. Compared are the medians of two fifths of the run: the second,
+in which everything has been done once, and the last. A step's time is the processor's on a CPU, for
+that of the clock belongs to the whole machine, and the clock's on a GPU.
+
+Exit status: 0 if the targets are met, 1 if one is missed.
+"""
+
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import outcome, records
+from train import configs, provenance
+from train.config import RunConfig
+from train.loop import Progress, train
+
+TARGETS: Mapping[str, float] = MappingProxyType(
+    {
+        "ms a step": 1.05,
+        "MB of the process": 1.02,
+        "MB of JAX arrays": 1.0,
+        "open files": 1.0,
+        "threads": 1.0,
+    }
+)
+"""The last fifth over the second, at most."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Defaults are for the targets."""
+
+    device: outcome.Device = "cpu"
+    steps: int = 20_000
+    every: int = 200
+    """Steps between two checkpoints, and between two looks at the process."""
+    output: Path | None = None
+    """A file of JSON lines to add the results to."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One row: a quantity early and late in the run, and its extremes between."""
+
+    what: str
+    early: float
+    late: float
+    least: float
+    most: float
+
+    @property
+    def ratio(self) -> float:
+        """Late over early."""
+        return self.late / self.early
+
+    @property
+    def verdict(self) -> str:
+        """Whether it stayed."""
+        return outcome.judge(self.ratio <= TARGETS[self.what])
+
+
+def main(options: Options) -> int:
+    """Prints a table; returns the exit status."""
+    outcome.run_on(options.device)
+    config = dataclasses.replace(
+        configs.nano(), steps=options.steps, checkpoint_every=options.every,
+        eval_every=options.every, eval_batches=1,
+    )  # fmt: skip
+    trends = measure(config, time.process_time if options.device == "cpu" else time.perf_counter)
+    title = f"{options.steps:,} steps with a checkpoint every {options.every}"
+    columns = "", "second fifth", "last fifth", "least", "most", "ratio", "at most", "verdict"
+    table = Table(*columns, title=title)
+    for row in trends:
+        numbers = (f"{number:.4g}" for number in (row.early, row.late, row.least, row.most))
+        table.add_row(row.what, *numbers, f"{row.ratio:.3f}", f"{TARGETS[row.what]}", row.verdict)
+    console = Console(width=110)
+    console.print(table)
+    console.print(outcome.where(), highlight=False)
+    if options.output is not None:
+        rows = [asdict(row) | {"ratio": row.ratio, "verdict": row.verdict} for row in trends]
+        records.append(options.output, "long_run", provenance.device(), rows)
+    return outcome.exit_status(row.verdict for row in trends)
+
+
+def measure(config: RunConfig, clock: Callable[[], float]) -> list[Trend]:
+    """Trains, looks at this process at each checkpoint, and compares what was seen."""
+    looks: list[dict[str, float]] = []
+    times: list[float] = []
+
+    def look(progress: Progress) -> None:
+        if progress.step % config.checkpoint_every == 1:  # A save is on the disk by the next one.
+            times.append(clock())
+            looks.append(look_at_process())
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder) / "run", on_progress=look)
+    step = np.diff(times) / config.checkpoint_every * 1e3
+    series = {"ms a step": step} | {
+        what: np.array([look[what] for look in looks]) for what in looks[0]
+    }
+    return [trend(what, numbers) for what, numbers in series.items()]
+
+
+def look_at_process() -> dict[str, float]:
+    """What this process holds just now; from /proc, so on Linux alone."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "MB of the process": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        "MB of JAX arrays": sum(array.nbytes for array in jax.live_arrays()) / 1e6,
+        "open files": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+    }
+
+
+def trend(what: str, numbers: np.ndarray) -> Trend:
+    """The medians of the second and of the last fifth, and the extremes from there on."""
+    fifth = len(numbers) // 5
+    early, late = numbers[fifth : 2 * fifth], numbers[-fifth:]
+    settled = numbers[fifth:]
+    medians = float(np.median(early)), float(np.median(late))
+    return Trend(what, *medians, float(settled.min()), float(settled.max()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

@@ -1,0 +1,26 @@
+"""The commands: each a function of its words, whose docstring is its line in the usage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from train.commands.files import prepare
+from train.commands.planning import explain, plan
+from train.commands.records import check, publish, report
+from train.commands.training import compare, run, study, tune
+
+COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
+    {
+        "run": run,
+        "compare": compare,
+        "tune": tune,
+        "study": study,
+        "report": report,
+        "check": check,
+        "publish": publish,
+        "prepare": prepare,
+        "plan": plan,
+        "explain": explain,
+    }
+)
