@@ -76,21 +76,28 @@ figure, (norms, multipliers) = plt.subplots(1, 2)
 for kind, style in STYLES.items():
     smooth = np.exp(np.convolve(np.log(statistics["gradient"][kind]), np.ones(20) / 20, "valid"))
     (line,) = norms.semilogy(np.arange(20, STEPS + 1), smooth, style)
-    norms.plot(STEPS + 12, TABLE_2[kind], "o", color=line.get_color(), clip_on=False)
-    multipliers.plot(statistics["alpha"][kind], style, label=kind)
-    multipliers.plot(STEPS + 12, MULTIPLIERS[kind], "o", color=line.get_color(), clip_on=False)
-norms.set(title="Gradient norm, mean of 20 (dots: Table 2)", xlabel="step")
-multipliers.set(title="Adaptive multiplier (dots: equation 1)", xlabel="step", ylim=(0, 2.5))
-multipliers.legend(ncols=2, loc="upper center")
+    multipliers.plot(statistics["alpha"][kind], style)
+    for axes, printed in ((norms, TABLE_2), (multipliers, MULTIPLIERS)):
+        axes.annotate(
+            f"● {kind}",
+            (STEPS + 10, printed[kind]),
+            color=line.get_color(),
+            va="center",
+            annotation_clip=False,
+        )
+norms.set(title="Gradient norm (● Table 2)", xlabel="step")
+multipliers.set(title="Adaptive multiplier (● equation 1)", xlabel="step", ylim=(0, 2))
 plt.show()
 
 # %% [markdown]
-# The dots are another model, other data and 134 million parameters, so nothing has to meet. Look
-# at the order: here the embedding ends with larger gradients than the MLP and the head, so that
-# measured multipliers are below 1 where equation 1 prints 1.2 to 1.8. And look at the change: a
-# fixed multiplier is one of these curves at one step. (The left side has the norm of all of a
-# type together; the rule on the right holds the mean over a type's layers against the embedding.)
+# Norms are means over 20 steps. The dots are another model, other data and 134 million
+# parameters, so nothing has to meet. Look at the order: here the embedding ends with the largest
+# gradients, so that all measured multipliers are below 1 where equation 1 prints 1.2 to 1.8. And
+# look at the change: a fixed multiplier is one of these curves at one step.
+# (The left side has the norm of all of a type together; the rule on the right holds the mean over
+# a type's layers against the embedding.)
 #
+# (law)=
 # ## The 2/3 law
 #
 # Table 2 and equation 1 are four numbers each. On logarithmic axes they lie on a line through the
@@ -128,22 +135,30 @@ np.testing.assert_allclose(measured, printed, rtol=0.04)
 # %%
 figure, axes = plt.subplots(figsize=(4.6, 3.2))
 x = np.geomspace(0.5, 4, 20)
-axes.loglog(x, x ** (2 / 3), color="#7A7A7A", label="slope 2/3")
+axes.loglog(x, x ** (2 / 3), color="#7A7A7A")
+axes.text(0.62, 0.62, "slope 2/3")
 for kind, marker in zip(TYPES, "osD^", strict=True):
-    axes.plot(
-        TABLE_2[kind] / TABLE_2["embedding"], MULTIPLIERS[kind], marker, label=kind, markersize=8
+    place = TABLE_2[kind] / TABLE_2["embedding"], MULTIPLIERS[kind]
+    (point,) = axes.plot(*place, marker, markersize=8)
+    axes.annotate(
+        kind,
+        place,
+        xytext=(-8, 6),
+        textcoords="offset points",
+        ha="right",
+        color=point.get_color(),
     )
 axes.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
 axes.set_yticks([0.5, 1, 2], ["0.5", "1", "2"])
 axes.minorticks_off()
 axes.set(title="Equation 1 against Table 2", xlabel="norm / embedding's norm", ylabel="multiplier")
-axes.legend()
 plt.show()
 
 # %% [markdown]
 # Three points cannot tell 2/3 from 0.7. They can tell it from 1 (rates in proportion to norms)
 # and from 1/2.
 #
+# (multiplier-worth)=
 # ## What a multiplier is worth
 #
 # Adam's step has no unit, so the multiplier *is* the ratio of the learning rates. In the first
@@ -176,6 +191,7 @@ for name, config in PRESETS.items():
     print(f"{name:10}  mean multiplier {mean:.3f}")
 
 # %% [markdown]
+# (partition)=
 # ## Inside or outside the partition
 #
 # Equation 3 clips, equation 2 scales by type. Who builds that from `optax.partition` has two
@@ -208,7 +224,7 @@ for offset, (place, by_type) in enumerate(rows.items()):
     axes.bar(places, [by_type[kind] for kind in TYPES], 0.25, label=place)
 axes.set_xticks(range(len(TYPES)), TYPES)
 axes.grid(axis="x", visible=False)
-axes.set(title="Gradient norm before and after a clip at 1")
+axes.set(title="Gradient norm before and after a clip at 1", ylabel="norm")
 axes.legend(ncols=3)
 plt.show()
 

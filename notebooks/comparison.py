@@ -95,13 +95,13 @@ for place, title in enumerate(title for title in losses if title != "AdamW"):
     widths.errorbar(
         place - 0.1, paired.mean, paired.half_width, fmt="o", capsize=4, color="#0072B2"
     )
-    widths.errorbar(place + 0.1, paired.mean, apart, fmt="s", capsize=4, color="#E69F00")
+    widths.errorbar(place + 0.1, paired.mean, apart, fmt="s", capsize=4, color="#D55E00")
     verdict = "excludes" if paired.excludes_zero else "does not exclude"
     interval = f"{paired.mean:+.3f} ± {paired.half_width:.3f}, n = {paired.n}"
     print(f"{title} - AdamW: {interval}; {verdict} zero")
 widths.axhline(0, color="#7A7A7A", linewidth=0.8)
 widths.set_xticks((0, 1), [title for title in losses if title != "AdamW"])
-widths.set(title="Minus AdamW: ● paired, ■ not", xlim=(-0.5, 1.5))
+widths.set(title="Minus AdamW: ● paired, ■ not", xlim=(-0.5, 1.5), ylabel="nats per byte")
 plt.show()
 
 # %% [markdown]

@@ -68,20 +68,34 @@ x, y = np.meshgrid(np.linspace(-1.6, 1.4, 200), np.linspace(-0.4, 1.9, 200))
 levels = np.logspace(-1, 3, 9)
 valley.contour(x, y, rosenbrock((x, y)), levels, colors="#7A7A7A", linewidths=0.5, alpha=0.5)
 for (name, path), style in zip(paths.items(), ("-", "--", "-."), strict=True):
-    valley.plot(*path.T, style, label=name)
+    (line,) = valley.plot(*path.T, style)
     heights.semilogy(rosenbrock(path.T), style)
+    heights.annotate(f" {name}", (STEPS, rosenbrock(path[-1])), color=line.get_color(), va="center")
 valley.plot(1, 1, "*", color="#E69F00", markersize=12)
 valley.set(title="Three ways to the minimum (star)", xlabel="x", ylabel="y")
-valley.legend(loc="upper center")
 heights.set(title="Height above it", xlabel="step")
 plt.show()
 
 # %% [markdown]
 # With one array there are no strata to tell apart, and still the three differ. The first gradient
 # is 230 long. AdamW's second moment remembers it for a thousand steps, in which it crawls; the
-# other two clip it to 1 before anything sees it. Close to the minimum gradients are tiny, and any
-# rise of a tiny gradient is a large $\alpha_t$: StratOpt's hops there are its scaling factor at
-# work. {doc}`Its anatomy <anatomy_of_stratopt>` says more.
+# other two clip it to 1 before anything sees it. Close to the minimum these two wobble: gradients
+# become tiny, the second moment with them, and steps too long for the valley. Any rise of a tiny
+# gradient is also a large $\alpha_t$, which makes StratOpt's hops the highest. Two controls, one
+# for each reason:
+
+# %%
+clipped = optax.chain(optax.clip_by_global_norm(1.0), optimizers["AdamW"])
+unscaled = stratopt(rate, weight_decay=0.0, scale_bounds=(1.0, 1.0))
+paths["AdamW behind a clip at 1"] = np.asarray(descend(clipped, start, STEPS))
+paths["StratOpt with α = 1"] = np.asarray(descend(unscaled, start, STEPS))
+for name, path in paths.items():
+    height = rosenbrock(path.T)
+    print(f"{name:25} at step 500: {height[500]:.0e}   highest after it: {height[500:].max():.0e}")
+
+# %% [markdown]
+# The clip alone ends the crawl, and without $\alpha_t$ StratOpt hops about as low as Aardvark.
+# {doc}`StratOpt's anatomy <anatomy_of_stratopt>` says more.
 #
 # ## A transformer
 #
@@ -153,7 +167,8 @@ plt.show()
 # see {doc}`From records to conclusions <comparison>`. The right side shows the strata, as means
 # over the run. Aardvark's updates are longer than AdamW's where its multipliers say so, though
 # not to the digit: the two take different paths, and Adam's step depends on how steady the
-# gradients along the path are. The multipliers themselves are in the state:
+# gradients along the path are. StratOpt's are longest in attention, whose gradients grow during
+# this run. Aardvark's multipliers themselves are in the state:
 
 # %%
 for kind in TYPES:

@@ -67,14 +67,19 @@ params = init(model, jax.random.key(0))
 batches = read(seed=0)
 grads = jax.jit(jax.grad(loss_fn))(params, jax.tree.map(lambda rows: rows[0], batches))
 figure, axes = plt.subplots(figsize=(7.2, 2.6))
-for (name, tx), style in zip(
-    {"SGD": optax.identity(), **optimizers}.items(), (":", "-", "--"), strict=True
-):
+LOOKS = {"SGD": "C6:", "Adam": "C0-o", "Muon": "C1--s"}
+for name, tx in {"SGD": optax.identity(), **optimizers}.items():
     updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     values = jnp.linalg.svdvals(updates["layers"]["mlp"]["up"]["kernel"][0])
-    axes.semilogy(values / values[0], style, label=name)
+    (line,) = axes.semilogy(values / values[0], LOOKS[name], markevery=5, markersize=4)
+    axes.annotate(
+        name,
+        (45, values[45] / values[0]),
+        xytext=(0, 5),
+        textcoords="offset points",
+        color=line.get_color(),
+    )
 axes.set(title="Singular values of an update, largest = 1", xlabel="index", ylim=(1e-3, 2))
-axes.legend()
 plt.show()
 assert float(jnp.median(values) / values[0]) > 0.5  # Muon's, which came last
 
@@ -119,14 +124,14 @@ for name, tx in optimizers.items():
 
 # %%
 figure, axes = plt.subplots(figsize=(7.2, 2.8))
-for (name, by_rate), style in zip(losses.items(), ("-o", "--s"), strict=True):
+for name, by_rate in losses.items():
     found = [estimate(list(by_seed.values())) for by_seed in by_rate.values()]
     mean, half = [e.mean for e in found], [e.half_width for e in found]
-    axes.errorbar(RATES, mean, half, fmt=style, capsize=3, label=name)
+    line = axes.errorbar(RATES, mean, half, fmt=LOOKS[name], capsize=3)[0]
+    axes.annotate(f"  {name}", (RATES[-1], mean[-1]), color=line.get_color(), va="bottom")
 axes.set_xscale("log")
 axes.set(title="Loss after 200 steps: mean of 3 seeds, 95 % interval", xlabel="learning rate")
 axes.set_ylabel("nats per byte")
-axes.legend()
 plt.show()
 
 # %%

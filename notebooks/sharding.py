@@ -123,7 +123,8 @@ for row, (name, mesh) in zip(grid, MESHES.items(), strict=True):
         draw(axes, leaf)
         axes.set_title(f"{title} {'×'.join(map(str, leaf.shape))}", fontsize=7)
     row[0].set_ylabel(name.replace(", ", "\n"))
-figure.suptitle("First moments of StratOpt: which devices hold which piece", x=0, ha="left")
+title = "First moments of StratOpt: which devices hold which piece"
+figure.suptitle(title, x=0, ha="left", fontsize=10, fontweight="bold")
 plt.show()
 
 # %% [markdown]
@@ -157,7 +158,7 @@ for title, kind in {
 axes.invert_yaxis()
 axes.grid(axis="y", visible=False)
 axes.set(title="Parameters and state on each device", xlabel="kB (1000 bytes)")
-axes.legend()
+figure.legend(loc="outside right center")
 plt.show()
 
 # %% [markdown]
@@ -178,19 +179,40 @@ def exchanged(optimizer, mesh):
 
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-print(f"{'kB a step':34}", *(f"{kind:>14}" for kind in KINDS))
-for name, mesh in MESHES.items():
-    for optimizer in (AdamW(), StratOpt(), Aardvark()) if name == "fsdp 8" else (StratOpt(),):
-        found = exchanged(optimizer, mesh)
-        row = (f"{found.get(kind, 0) / 1e3:14.1f}" for kind in KINDS)
-        print(f"{name:25} {type(optimizer).__name__:8}", *row)
+moved = {name: exchanged(StratOpt(), mesh) for name, mesh in MESHES.items()}
+
+figure, axes = plt.subplots(figsize=(7.2, 2.2))
+left = np.zeros(len(MESHES))
+for kind in KINDS:
+    widths = np.array([found.get(kind, 0) / 1e3 for found in moved.values()])
+    if widths.any():
+        axes.barh(list(MESHES), widths, left=left, label=kind)
+    left += widths
+axes.invert_yaxis()
+axes.grid(axis="y", visible=False)
+axes.set(title="What the devices tell each other in a step", xlabel="kB (1000 bytes)")
+figure.legend(loc="outside right center")
+plt.show()
 
 # %% [markdown]
-# Read it from top to bottom. Replicas sum gradients and nothing else: 4 bytes for each of 133,440
-# parameters. Under `fsdp` each matrix is gathered for the forward and for the backward pass. The
-# optimizers differ by nothing that shows: clips and norms need sums over devices, but all norms
-# travel in one small vector. Tensor parallelism halves what is gathered and adds sums of
-# activations, whose size goes with the batch and not with the model.
+# Does the optimizer matter? The same step under `fsdp`, with three:
+
+# %%
+found = {
+    "AdamW": exchanged(AdamW(), MESHES["fsdp 8"]),
+    "StratOpt": moved["fsdp 8"],
+    "Aardvark": exchanged(Aardvark(), MESHES["fsdp 8"]),
+}
+print(f"{'kB a step':9}", *(f"{kind:>18}" for kind in KINDS))
+for name, by_kind in found.items():
+    print(f"{name:9}", *(f"{by_kind.get(kind, 0) / 1e3:18.1f}" for kind in KINDS))
+
+# %% [markdown]
+# Read the picture from top to bottom. Replicas sum gradients and nothing else: 4 bytes for each
+# of 133,440 parameters. Under `fsdp` each matrix is gathered for the forward and for the backward
+# pass. Tensor parallelism halves what is gathered and adds sums of activations, whose size goes
+# with the batch and not with the model. The optimizers differ by nothing that shows: clips and
+# norms need sums over devices, but all norms travel in one small vector.
 #
 # The compiler decides in what form: XLA for CPUs writes the sum of a sharded gradient as an
 # all-reduce of which each device keeps a piece, where a GPU has a reduce-scatter.

@@ -69,6 +69,17 @@ def test_outputs_are_made_again_when_a_source_changes(executed, tmp_path: Path, 
     assert executed.cache_folder() != before
 
 
+def test_outputs_are_made_again_when_the_study_has_other_records(
+    executed, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(executed, "ROOT", tmp_path)
+    before = executed.cache_folder()
+    records = tmp_path / "results" / "study" / "rates.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_text("{}\n", "utf-8")
+    assert executed.cache_folder() != before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "message"),

@@ -1,7 +1,8 @@
 """Notebooks, run once: their outputs go into the pages, and an error in a cell fails the build.
 
 Outputs are kept as long as nothing changed that they can depend on: the notebook itself (by
-jupyter-cache), and, in the name of the cache's folder, the sources that it calls and JAX.
+jupyter-cache), and, in the name of the cache's folder, the sources that it calls, the records
+that it draws, and JAX.
 """
 
 import hashlib
@@ -14,14 +15,14 @@ from typing import Any
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCES = ("optax_strat", "models", "train")
+SOURCES = ("optax_strat/**/*.py", "models/**/*.py", "train/**/*.py", "results/study/*.jsonl")
 
 
 def cache_folder() -> Path:
     """Where outputs are kept that today's sources and today's JAX made."""
     digest = hashlib.sha256(f"{version('jax')} {version('optax')}".encode())
-    for package in SOURCES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+    for pattern in SOURCES:
+        for path in sorted(ROOT.glob(pattern)):
             digest.update(path.read_bytes())
     return ROOT / "cache" / "notebooks" / digest.hexdigest()[:12]
 

@@ -70,5 +70,6 @@ def _warn_of_broken_links(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Looks when all pages are written; what it finds fails a strict build."""
-    app.connect("build-finished", _warn_of_broken_links)
+    # Last of all: only when a build is finished does MyST-NB add its style sheet.
+    app.connect("build-finished", _warn_of_broken_links, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
