@@ -127,6 +127,7 @@ def scale_by_aardvark(
         **extra_args: Any,
     ) -> tuple[Any, ScaleByAardvarkState]:
         del params, extra_args
+        _checks.check_gradients(updates, state.mu)
         count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
         c1, c2 = _moments.corrections(count, b1, b2)
 

@@ -4,12 +4,16 @@ A number may be a tracer or an array (``optax.inject_hyperparams`` makes one of 
 which nothing can be asked while a program is traced: only Python's and NumPy's numbers are checked.
 """
 
+import itertools
 import math
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from optax_strat import _paths
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -88,3 +92,31 @@ def floating_dtype(name: str, dtype: Any) -> np.dtype | None:
     if not jnp.issubdtype(result, jnp.floating):
         raise ValueError(f"{name} must be a floating-point dtype, but it is {result.name!r}.")
     return result
+
+
+def check_gradients(updates: Any, mu: Any) -> None:
+    """Raises ValueError unless the gradients have the paths and shapes of the first moments.
+
+    Containers may differ: those of NNX variables, there at ``init``, may be gone at ``update``.
+    """
+    gradients, moments = jax.tree.leaves(updates), jax.tree.leaves(mu)
+    same_tree: bool = jax.tree.structure(updates) == jax.tree.structure(mu)  # type: ignore[operator]
+    if same_tree and all(map(_same_shape, gradients, moments)):
+        return
+    for found, wanted in itertools.zip_longest(*map(_paths.named_leaves, (updates, mu))):
+        if _described(found) != _described(wanted):
+            raise ValueError(
+                "the gradients must match the parameters given to init, but where those have "
+                f"{_described(wanted)}, the gradients have {_described(found)}."
+            )
+
+
+def _same_shape(x: Any, y: Any) -> bool:
+    return jnp.shape(x) == jnp.shape(y)
+
+
+def _described(named_leaf: tuple[tuple[str, ...], Any] | None) -> str:
+    if named_leaf is None:
+        return "nothing"
+    path, leaf = named_leaf
+    return f"{'/'.join(path) or 'one array'} of shape {jnp.shape(leaf)}"

@@ -163,6 +163,7 @@ def scale_by_stratopt(
         **extra_args: Any,
     ) -> tuple[Any, ScaleByStratoptState]:
         del extra_args
+        _checks.check_gradients(updates, state.mu)
         count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
         strata = lay_out(updates)
         norms, clip_factor = strata.norms(updates), jnp.ones_like(state.clip_factor)

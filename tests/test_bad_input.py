@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -231,3 +232,49 @@ def test_numbers_from_numpy_and_jax_are_numbers() -> None:
     for number in (np.float32(0.5), np.float64(0.5), np.asarray(0.5), jnp.asarray(0.5)):
         optax_strat.stratopt(number, number, number, number, layer_clip=number)
         optax_strat.aardvark(number, number, number, number, clip=number, weight_decay=number)
+
+
+KERNEL = jnp.ones((3, 3))
+OTHER_GRADIENTS: dict[str, tuple[Any, str]] = {
+    "one is missing": ({"embed": KERNEL}, "mlp/up of shape (3, 3), the gradients have nothing."),
+    "one is too many": (
+        {"embed": KERNEL, "mlp": {"up": KERNEL}, "norm": KERNEL},
+        "nothing, the gradients have norm of shape (3, 3).",
+    ),
+    "one is called otherwise": (
+        {"embed": KERNEL, "mlp": {"down": KERNEL}},
+        "mlp/up of shape (3, 3), the gradients have mlp/down of shape (3, 3).",
+    ),
+    "one has a shape that broadcasts": (
+        {"embed": KERNEL, "mlp": {"up": KERNEL[:1]}},
+        "mlp/up of shape (3, 3), the gradients have mlp/up of shape (1, 3).",
+    ),
+}
+
+
+@pytest.mark.parametrize("gradients", OTHER_GRADIENTS)
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax_strat.aardvark(0.1),
+        optax_strat.aardvark(0.1, clip_mode="per_tensor", scaling="adaptive", nonfinite=None),
+        optax_strat.stratopt(0.1),
+        optax_strat.stratopt(0.1, stratum="type", nonfinite="skip"),
+    ],
+)
+def test_gradients_of_other_parameters_are_refused_by_the_first_that_differs(
+    tx: optax.GradientTransformation, gradients: str
+) -> None:
+    params = {"embed": KERNEL, "mlp": {"up": KERNEL}}
+    state = jax.eval_shape(tx.init, params)
+    given, differs = OTHER_GRADIENTS[gradients]
+    with pytest.raises(ValueError, match=rf"^the gradients must .* have {re.escape(differs)}"):
+        jax.eval_shape(tx.update, given, state, params)
+
+
+def test_gradients_may_have_lost_the_containers_that_the_parameters_had() -> None:
+    boxed = {"mlp": nnx.Param(KERNEL)}
+    for tx in (optax_strat.aardvark(0.1), optax_strat.stratopt(0.1)):
+        state = jax.eval_shape(tx.init, boxed)
+        updates, _ = jax.eval_shape(tx.update, {"mlp": KERNEL}, state, {"mlp": KERNEL})
+        assert updates["mlp"].shape == KERNEL.shape
