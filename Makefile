@@ -4,6 +4,7 @@
 #   make compare ARGS=--quick the same in about two minutes
 #   make test                 the test suite
 #   make torture              kill, damage and fill up for real: every promise about faults
+#   make fuzz                 feed every reader of files with broken ones: an hour
 #   make bench                all benchmarks (CPU; wants a quiet machine)
 #   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes
 #   make bench-torch          our train step beside PyTorch's
@@ -25,7 +26,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all torture lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs docs-check check clean help
+.PHONY: compare test test-all torture fuzz lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs docs-check check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +52,15 @@ test-all: $(READY)
 
 torture: $(READY)
 	@$(PY) -m pytest -n 2 --dist worksteal -m torture $(ARGS)
+
+# Fuzzing needs a package that has wheels for few versions of Python; it lies beside the environment.
+FUZZ := $(VENV)-fuzz
+$(FUZZ)/.ready: $(READY)
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: --upgrade --target $(FUZZ) atheris==3.0.0
+	@touch $@
+
+fuzz: $(FUZZ)/.ready
+	@PYTHONPATH=$(FUZZ) $(PY) -m tests.fuzz $(ARGS)
 
 lint: $(READY)
 	@$(PY) -m ruff format --check .

@@ -4,6 +4,9 @@ import os
 
 from hypothesis import settings
 
+collect_ignore = ["fuzz.py"]
+"""Its package is not in the environment: `make fuzz`."""
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -2,13 +2,23 @@
 
 import dataclasses
 import os
+import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from tests.data_helpers import opening_fails, small_config
+from tests import tiny
+from tests.data_helpers import TEXTS, fails, opening_fails, refused, small_config, write_documents
 from train.data import DataError, open_dataset, prepare
+from train.data.manifest import Manifest
+from train.data.parts import read_info
 from train.data.preparation import prepared_folder
+from train.data.shards import ShardWriter
+from train.data.tokenizers import ByteTokenizer
+from train.data.verify import remember
+from train.vocabulary import check_vocabulary
 
 
 @pytest.fixture
@@ -37,14 +47,21 @@ def test_a_flipped_byte_is_found_on_opening(config, prepared):
     assert error.path == path
 
 
-def test_a_flipped_byte_with_an_old_date_is_found_on_demand(config, prepared):
+def test_a_flipped_byte_is_found_though_the_date_was_set_back(config, prepared):
     path = prepared / "validation-00000.bin"
     stat = path.stat()
     touch_byte(path, 7, path.read_bytes()[7] ^ 1)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    opening_fails(config, f"{path}: the content has changed")
+
+
+def test_a_byte_that_the_disk_flips_without_a_sign_is_found_on_demand(config, prepared):
+    path = prepared / "validation-00000.bin"
+    touch_byte(path, 7, path.read_bytes()[7] ^ 1)
+    remember(prepared, Manifest.read(prepared))
     dataset = open_dataset(config)
-    with pytest.raises(DataError, match="the content has changed"):
-        dataset.verify()
+    for look in (dataset.verify, lambda: prepare(config, full=True)):
+        refused(look, f"{path}: the content has changed")
 
 
 def test_a_copied_folder_is_hashed_once_more_and_then_trusted(config, prepared, monkeypatch):
@@ -66,6 +83,13 @@ def test_a_shorter_shard_is_found(config, prepared):
     path.write_bytes(path.read_bytes()[:-3])
     error = opening_fails(config, f"{path}, byte 197:", "has 197 bytes and the manifest says 200")
     assert error.offset == 197
+
+
+def test_a_shard_that_is_a_link_is_refused(config, prepared, tmp_path):
+    path = prepared / "train-00000.bin"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    opening_fails(config, f"{path}: a link, where a file was written; delete the folder")
 
 
 def test_a_missing_shard_is_found(config, prepared):
@@ -91,8 +115,21 @@ def test_a_token_out_of_the_vocabulary_is_found(config):
         (lambda text: text.replace('"vocab_size": 256', '"vocab_size": "256"'), "vocab_size"),
         (lambda text: text.replace('"vocab_size": 256,', ""), "vocab_size"),
         (lambda text: text.replace('"uint8"', '"object"'), "'object'"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 2"),
+        (lambda text: text.replace('"schema": 2', '"schema": 3'), "schema 3"),
         (lambda text: text.replace("train-00000.bin", "../../secret"), "../../secret"),
+        (lambda text: text.replace("train-00000.bin", "/etc/passwd"), "/etc/passwd"),
+        (lambda text: text.replace("train-00000.bin", "train-0000\\n.bin"), r"train-0000\n.bin"),
+        (lambda text: text.replace('"tokens": 200', '"tokens": ' + "9" * 400), "without tokens"),
+        (lambda text: text.replace('"text_bytes": ', '"text_bytes": -'), "bytes of text"),
+        (lambda text: text.replace('"text_bytes": ', '"text_bytes": 1'), "it has been changed"),
+        (lambda text: text.replace('"sha256": "', '"sha256": "0'), "is no SHA-256"),
+        (lambda text: text.replace('"sha256": "', '"sha256": "NaN\\n'), r"NaN\n"),
+        (lambda text: text.replace('"checksum"', '"bhecksum"'), "it has been changed"),
+        (lambda text: text.replace('"vocab_size": 256', '"vocab_size": 257'), "vocab_size 257"),
+        (lambda text: text.replace('"vocab_size": 256', '"vocab_size": 9'), "vocab_size 9"),
+        (lambda text: text.replace('"jsonl', '"\\ud800'), "surrogates"),
+        (lambda text: "[" * 100_000, "recursion"),
+        (lambda text: "\xff", "damaged"),
         (lambda text: text.replace('"tokens": 200', '"tokens": -200'), "without tokens"),
         (lambda text: text.replace('"documents": ', '"documents": 9999'), "documents in"),
     ],
@@ -141,3 +178,99 @@ def test_damage_is_reported_and_not_repaired_behind_the_users_back(config, prepa
     before = sorted(path.name for path in prepared.iterdir())
     opening_fails(config, "train-00000.bin")
     assert sorted(path.name for path in prepared.iterdir()) == before
+
+
+@pytest.mark.torture
+def test_a_line_of_100_megabytes_is_prepared_in_memory_for_a_few_of_it(tmp_path):
+    """Read, decoded, taken apart and encoded, it is there some six times."""
+    path = tmp_path / "long.jsonl"
+    megabytes = 100
+    write_documents(path, ["the quick brown fox jumps " * (megabytes * 2**20 // 26), *TEXTS])
+    program = (
+        "import resource, sys\n"
+        "from train.data import DataConfig, prepare\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "before = peak()\n"
+        "config = DataConfig('jsonl:' + sys.argv[1], cache_dir=sys.argv[2])\n"
+        "print(prepare(config, workers=1).train.text_bytes, peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, path, tmp_path / "cache"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text_bytes, more = map(int, done.stdout.split())
+    assert text_bytes > megabytes * 0.99 * 2**20
+    assert more < 8 * megabytes
+
+
+def test_a_line_nested_without_end_is_found(tmp_path):
+    path = tmp_path / "deep.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + b"[" * 100_000)
+    fails(f"jsonl:{path}", f"{path}, byte 14: not a line of JSON", "mend or remove this line")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{}", '{"splits": {}}', "\udcff", "\0" * 9])
+def test_a_damaged_note_about_a_finished_part_is_as_none(config, prepared, content):
+    """What an interrupted call left is a help, and made again where it cannot be read."""
+    work = prepared / ".part-of-a-test"
+    work.mkdir()
+    (work / "00000.part").write_text(content, errors="surrogateescape")
+    assert read_info(work, 0, ByteTokenizer()) is None
+
+
+def test_tokens_that_change_before_they_are_joined_are_found(config, monkeypatch):
+    def full(*_):
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "finish", full)
+        opening_fails(config, "cannot be written")
+    work = prepared_folder(config).with_name(f".{prepared_folder(config).name}.work")
+    path = work / "00000-train.tokens"
+    touch_byte(path, 7, path.read_bytes()[7] ^ 1)
+    opening_fails(config, f"{path}: changed since it was written; start again.")
+    open_dataset(config).verify()
+
+
+@pytest.mark.parametrize("flipped", range(0, 600, 100))
+def test_any_flipped_bit_of_a_packing_is_found(config, flipped):
+    config = dataclasses.replace(config, packing="documents")
+    dataset = open_dataset(config)
+    dataset.validation_batches(2, 40)
+    for path in sorted((dataset.folder / "packing-validation-40").iterdir()):
+        whole = path.read_bytes()
+        place = flipped % len(whole)
+        touch_byte(path, place, whole[place] ^ 1)
+        refused(lambda: open_dataset(config).validation_batches(2, 40), "damaged; delete this")
+        path.write_bytes(whole)
+    open_dataset(config).validation_batches(2, 40)
+
+
+@pytest.mark.torture
+def test_a_flipped_bit_of_a_prepared_folder_is_found_or_means_nothing(config, prepared):
+    draw = random.Random(seed := random.randrange(2**32))
+    print("seed", seed)
+    manifest = Manifest.read(prepared)
+    for path in [prepared / "manifest.json", *prepared.glob("*.bin")]:
+        whole = path.read_bytes()
+        for _ in range(200):
+            place = draw.randrange(len(whole))
+            touch_byte(path, place, whole[place] ^ (1 << draw.randrange(8)))
+            # White space means nothing, nor does the name of a field that has its default.
+            if path.suffix == ".bin" or still_reads(prepared) != manifest:
+                opening_fails(config, str(path))
+            path.write_bytes(whole)
+    open_dataset(config).verify()
+
+
+def still_reads(folder):
+    try:
+        return Manifest.read(folder)
+    except DataError:
+        return None
+
+
+def test_a_model_with_fewer_tokens_than_the_data_is_refused_before_training(config, tmp_path):
+    dataset = open_dataset(config)
+    small = tiny.run_config(tmp_path)
+    small = dataclasses.replace(small, model=dataclasses.replace(small.model, vocab_size=255))
+    with pytest.raises(ValueError, match="vocab_size=255 is smaller than the 256 tokens of bytes"):
+        check_vocabulary(small, dataset)

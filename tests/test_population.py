@@ -32,6 +32,7 @@ from train.records import EvalRecord, StepRecord, read_records
 from train.run_folder import finished, held
 from train.state import TrainState
 from train.step import make_train_step
+from train.stuck import StuckError
 
 VARIED = {
     AdamW: [{"b1": 0.8, "weight_decay": 0.0}, {"learning_rate": 2e-3, "b2": 0.95, "eps": 1e-6}],
@@ -190,7 +191,7 @@ def test_a_diverging_member_ends_and_the_others_go_on(undisturbed, configs):
 
 @pytest.mark.slow
 def test_a_diverging_member_leaves_what_it_would_leave_alone(undisturbed, configs, tmp_path):
-    with pytest.raises(loop.StuckError, match="3 steps in a row were not finite"):
+    with pytest.raises(StuckError, match="3 steps in a row were not finite"):
         loop.train(configs[DIVERGING], tmp_path)
     check_lines_agree(lines_of(folders_in(undisturbed)[DIVERGING]), lines_of(tmp_path))
 

@@ -26,6 +26,7 @@ from train.optimizer_configs import Aardvark
 from train.program import build_program
 from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
 from train.run_folder import held
+from train.stuck import StuckError
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_are_recorded(config, tmp_p
         lambda self, batch: batch._replace(weights_BT=np.full((8, 16), np.nan, np.float32)),
     )  # fmt: skip
     monkeypatch.setattr(type(program), "evaluate", lambda *_: 5.6)
-    with pytest.raises(loop.StuckError, match="3 steps in a row were not finite"):
+    with pytest.raises(StuckError, match="3 steps in a row were not finite"):
         loop.train(stuck, tmp_path / "run", program=program)
     final = read_records(tmp_path / "run" / "records.jsonl")[-1]
     assert isinstance(final, FinalRecord)

@@ -25,6 +25,7 @@ from train.records import FinalRecord, RunRecord, read_records
 from train.report.tuning_report import tuning_report
 from train.run_folder import check_owner, finished
 from train.search_spaces import search_space
+from train.stuck import StuckError
 from train.tuning import heartbeat as heartbeat_module
 from train.tuning import trainers
 from train.tuning.config import Tuning, nano_tuning
@@ -286,7 +287,7 @@ def test_a_run_that_gets_stuck_is_a_diverged_trial(folder, display, tmp_path, mo
     final = dataclasses.replace(_final(tmp_path), diverged=True)
 
     def stuck(*args, **kwargs):
-        raise trainers.StuckError("stuck", final)
+        raise StuckError("stuck", final)
 
     monkeypatch.setattr(trainers, "train", stuck)
     tuning = tuning_of(tmp_path / "cache", optimizers=(StratOpt(),), trials=1)

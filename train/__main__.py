@@ -1,6 +1,9 @@
 """`python -m train`: the command line."""
 
-from train.cli import main
+from train.stopping import stopping
 
 if __name__ == "__main__":
-    main()
+    with stopping:  # From here on: the imports alone take seconds.
+        from train.cli import main
+
+        main()

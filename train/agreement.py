@@ -69,7 +69,6 @@ class SharedStopRequest(StopRequest):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__()
         self._alone = jax.process_count() == 1
-        self._asked = 0
         self._answer: jax.Array | None = None
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._highest = jax.jit(jnp.max, out_shardings=replicated(mesh))
@@ -84,11 +83,11 @@ class SharedStopRequest(StopRequest):
             return
         if self._answer is not None:
             self.signum = int(self._answer) or None
-        asked = np.full(jax.local_device_count(), self._asked, np.int32)
+        asked = np.full(jax.local_device_count(), self._asked or 0, np.int32)
         self._answer = self._highest(jax.make_array_from_process_local_data(self._sharding, asked))
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         agreed = self.signum
         super()._request(signum, frame)
         if not self._alone:
-            self._asked, self.signum = signum, agreed
+            self.signum = agreed

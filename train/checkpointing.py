@@ -1,11 +1,16 @@
 """Checkpoints through Orbax: asynchronous saves, exact restores, refusal of what does not fit.
 
 A checkpoint has four items: `params` and `opt_state` (arrays), `data` (the position: step, seed and
-the data set's fingerprint) and `meta` (hash of the configuration, training seconds so far).
+the data set's fingerprint) and `meta` (hash of the configuration, training seconds so far). None
+holds code.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +18,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from train.agreement import DAY_MS, from_first
+from train.checkpoint_trees import first_difference
+from train.disk import check_room, full_disk_explained
 from train.state import TrainState
+from train.step_folders import (
+    CheckpointError,
+    discard_unfinished,
+    finish,
+    newest_whole,
+    newest_whole_before,
+    steps,
+    unfinished,
+)
 
 _WHAT = {
     "config_hash": "configuration",
@@ -21,10 +38,6 @@ _WHAT = {
     "seed": "seed",
 }
 """What differs where an entry of a checkpoint's identity does."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be restored into this run."""
 
 
 class Restored(NamedTuple):
@@ -38,75 +51,132 @@ class Restored(NamedTuple):
 class Checkpointer:
     """Saves and restores one run's state under one folder.
 
+    Among several processes, which share the folder, each saves and restores its part of the arrays;
+    the first one names, checks and removes checkpoints.
+
     Args:
       folder: Where the checkpoints live; made if missing.
       config_hash: Names the run's configuration; a checkpoint of another one is refused.
       fingerprint: Names the prepared data set; likewise.
       seed: The run's seed, kept with the data position.
       keep: Newest checkpoints kept.
+
+    Raises:
+      CheckpointError: If the folder is a symbolic link.
     """
 
     def __init__(
         self, folder: Path, *, config_hash: str, fingerprint: str, seed: int, keep: int = 2
     ) -> None:
+        if folder.is_symlink():
+            raise CheckpointError(
+                f"{folder} is a symbolic link, and what it leads to may be another run's: choose "
+                "an --out on the disk where the checkpoints should be."
+            )
         self._identity = {"config_hash": config_hash, "fingerprint": fingerprint, "seed": seed}
-        self._folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            # Named here so that a new process can read an item's metadata before restoring it.
-            item_handlers={
-                "params": _array_handler(),
-                "opt_state": _array_handler(),
-                "data": ocp.JsonCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-            ),
+        self._folder, self._keep = folder.absolute(), keep
+        self._is_first = jax.process_index() == 0
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                params=_array_handler(),
+                opt_state=_array_handler(),
+                data=ocp.JsonCheckpointHandler(),
+                meta=ocp.JsonCheckpointHandler(),
+            )
         )
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
+        logging.getLogger("absl").addFilter(_is_not_raised)
 
     def latest_step(self) -> int | None:
-        """Step of the newest finished checkpoint, or None."""
-        return self._manager.latest_step()
+        """Step of the newest finished checkpoint, whole or not, or None."""
+        return max(steps(self._folder), default=None)
 
     def save(self, step: int, state: TrainState, seconds: float) -> None:
-        """Starts an asynchronous save; returns as soon as the state may be donated again."""
-        if self._manager.latest_step() == step:
-            return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(state.params),
-                opt_state=ocp.args.PyTreeSave(state.opt_state),
-                data=ocp.args.JsonSave(
-                    {key: self._identity[key] for key in ("fingerprint", "seed")} | {"step": step}
+        """Starts an asynchronous save; returns as soon as the state may be donated again.
+
+        Raises:
+          DiskFullError: If there is no room, or was none for the save before.
+        """
+        self.wait()
+        with full_disk_explained(self._folder):
+            if self._is_first:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                discard_unfinished(self._folder)
+                check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._orbax.save(
+                unfinished(self._folder, step),
+                args=ocp.args.Composite(
+                    params=ocp.args.PyTreeSave(state.params),
+                    opt_state=ocp.args.PyTreeSave(state.opt_state),
+                    data=ocp.args.JsonSave(
+                        {key: self._identity[key] for key in ("fingerprint", "seed")}
+                        | {"step": step}
+                    ),
+                    meta=ocp.args.JsonSave(
+                        {"config_hash": self._identity["config_hash"], "seconds": seconds}
+                    ),
                 ),
-                meta=ocp.args.JsonSave(
-                    {"config_hash": self._identity["config_hash"], "seconds": seconds}
-                ),
-            ),
-        )
+            )
+        self._saving = self._background.submit(self._finish, step)
 
     def restore(self, target: TrainState) -> Restored | None:
-        """The newest checkpoint, laid out as `target`, or None if there is none.
+        """The newest whole checkpoint, laid out as `target`, or None if there is none.
+
+        Damaged ones that are newer are said so and moved aside (`train.step_folders`).
 
         Args:
           target: Abstract state: shapes, dtypes and shardings to restore onto.
 
         Raises:
-          CheckpointError: If it was written by another configuration or data set, or if a dtype
-            differs (Orbax would cast silently).
+          CheckpointError: If it was written by another configuration or data set, or if a name, a
+            shape or a dtype differs (Orbax would cast silently), or if all are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        notes = self._manager.restore(
-            step, args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+        step = self._newest_whole()
+        return None if step is None else self._restore(step, target)
+
+    def restore_before(self, step: int, target: TrainState) -> Restored | None:
+        """The newest whole checkpoint of a step before this one, or None; nothing is moved.
+
+        Args:
+          step: As said.
+          target: As for `restore`.
+
+        Raises:
+          CheckpointError: As for `restore`, but for damage.
+        """
+        earlier = newest_whole_before(self._folder, step)
+        return None if earlier is None else self._restore(earlier, target)
+
+    def wait(self) -> None:
+        """Returns when the save under way, if there is one, is on the disk.
+
+        Raises:
+          DiskFullError: If there was no room for it; the checkpoints before it stay.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            with full_disk_explained(self._folder):
+                saving.result()
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the threads."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            self._orbax.close()
+
+    def _restore(self, step: int, target: TrainState) -> Restored:
+        folder = self._folder / str(step)
+        notes = self._orbax.restore(
+            folder,
+            args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()),
         )
         self._check_identity(notes["data"] | notes["meta"])
-        self._check_dtypes(step, target)
-        arrays = self._manager.restore(
-            step,
+        self._check_arrays(folder, target)
+        arrays = self._orbax.restore(
+            folder,
             args=ocp.args.Composite(
                 params=_restore_onto(target.params), opt_state=_restore_onto(target.opt_state)
             ),
@@ -115,14 +185,33 @@ class Checkpointer:
         state = TrainState(position, arrays["params"], arrays["opt_state"])
         return Restored(state, float(notes["meta"]["seconds"]))
 
-    def wait(self) -> None:
-        """Returns when the save under way, if there is one, is on the disk."""
-        self._manager.wait_until_finished()
+    def _finish(self, step: int) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if self._is_first:
+                finish(self._folder, step, self._keep)
+        except Exception:
+            # Half a checkpoint is of no use, and its room may be. Orbax may still write into it.
+            if self._is_first:
+                with contextlib.suppress(OSError):
+                    discard_unfinished(self._folder)
+            raise
 
-    def close(self) -> None:
-        """Waits for the save under way and ends the threads."""
-        self.wait()
-        self._manager.close()
+    def _newest_whole(self) -> int | None:
+        """Looked for by the first process, for all."""
+        step, refusal = None, ""
+        if self._is_first:
+            try:
+                step = newest_whole(self._folder)
+            except CheckpointError as error:
+                refusal = str(error)
+        if jax.process_count() > 1:
+            # Patient, as a collective is not: reading all of a checkpoint takes a while.
+            ocp.multihost.get_barrier_sync_fn()(key="newest whole", timeout_ms=DAY_MS)
+        step, refusal = json.loads(from_first(json.dumps([step, refusal]).encode()))
+        if refusal:
+            raise CheckpointError(refusal)
+        return step
 
     def _check_identity(self, found: dict[str, Any]) -> None:
         for key, ours in self._identity.items():
@@ -134,16 +223,12 @@ class Checkpointer:
                     f"--out, or run it with the {what} of its making."
                 )
 
-    def _check_dtypes(self, step: int, target: TrainState) -> None:
-        metadata = self._manager.item_metadata(step)
+    def _check_arrays(self, folder: Path, target: TrainState) -> None:
+        saved = self._orbax.metadata(folder).item_metadata
         for item in ("params", "opt_state"):
-            saved = {path: leaf.dtype for path, leaf in _named_leaves(metadata[item].tree)}
-            for path, leaf in _named_leaves(getattr(target, item)):
-                if saved.get(path, leaf.dtype) != leaf.dtype:
-                    raise CheckpointError(
-                        f"{self._folder}: {item}/{path} was saved as {saved[path]} and this run "
-                        f"uses {leaf.dtype}: convert the checkpoint rather than cast it silently."
-                    )
+            difference = first_difference(saved[item].tree, getattr(target, item))
+            if difference:
+                raise CheckpointError(f"{folder}: {item}/{difference}")
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:
@@ -157,6 +242,6 @@ def _restore_onto(target: Any) -> ocp.args.PyTreeRestore:
     )
 
 
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Whether a log record is all that is heard of it: Orbax's threads also raise their errors."""
+    return not record.exc_info

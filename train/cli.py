@@ -6,45 +6,45 @@ sentence and exit status 2, never as a traceback.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 from rich.markup import escape
 
 from train.allocator import share_heap
 from train.commands import COMMANDS
-from train.commands.terminal import console, stopped
-from train.interrupts import Interrupted
-from train.loop import StuckError
+from train.commands.terminal import console
+from train.compile_cache import keep_programs
+from train.disk import DiskFullError
+from train.stuck import StuckError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with 0, 1 (stuck), 2 (wrong input) or 130 (Ctrl-C)."""
+    """Runs one command; exits with 0, 1 (stuck, disk full) or 2 (wrong input)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] not in COMMANDS:
         _usage(asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
     share_heap()
-    # Compiled programs are kept between calls: a resumed run starts at once.
-    jax.config.update("jax_compilation_cache_dir", str(Path("cache/jax").absolute()))
+    logging.basicConfig(format="%(message)s")
+    not_kept = keep_programs(Path("cache/jax"))
+    if not_kept:
+        _say("note", "yellow", not_kept)
     try:
         COMMANDS[arguments[0]](arguments[1:])
-    except Interrupted as stop:
-        stopped(stop)
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped.[/] The same command goes on from the last checkpoint.")
-        sys.exit(130)
     except StuckError as error:
         _fail("stuck", error, status=1)
+    except DiskFullError as error:
+        _fail("disk full", error, status=1)
     except ValueError as error:
         _fail("error", error, status=2)
 
 
 def _usage(*, asked: bool, wrong: list[str]) -> None:
     if wrong and not asked:
-        console.print(f"[red]error:[/] there is no command {wrong[0]!r}.", highlight=False)
+        _say("error", "red", f"there is no command {wrong[0]!r}.")
     console.print("usage: python -m train COMMAND ...\n", highlight=False)
     for name, command in COMMANDS.items():
         console.print(f"  {name:<10}{command.__doc__}", highlight=False)
@@ -53,6 +53,10 @@ def _usage(*, asked: bool, wrong: list[str]) -> None:
 
 
 def _fail(word: str, error: Exception, *, status: int) -> None:
-    # Its own console: the message goes to standard error, whatever the output is piped to.
-    Console(stderr=True).print(f"[red]{word}:[/]", escape(str(error)), highlight=False)
+    _say(word, "red", str(error))
     sys.exit(status)
+
+
+def _say(word: str, style: str, message: str) -> None:
+    # Its own console: the message goes to standard error, whatever the output is piped to.
+    Console(stderr=True).print(f"[{style}]{word}:[/]", escape(message), highlight=False)

@@ -21,13 +21,15 @@ from train.data import Dataset, open_dataset
 from train.display import RunDisplay
 from train.distributed import refuse_several_processes
 from train.locking import locked
-from train.loop import StuckError, check_vocabulary, train
+from train.loop import train
 from train.memory import memory_explained
 from train.mesh_costs import EIGHT
 from train.program import Program, build_program
 from train.records import encode
 from train.run_folder import LOCK, BusyError, check_owner, finished, is_busy, write_config
 from train.sharding import check_mesh
+from train.stuck import StuckError
+from train.vocabulary import check_vocabulary
 
 _POLL = 1.0
 """Seconds between two looks at what other processes do."""
@@ -53,7 +55,9 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     check_vocabulary(comparison, dataset)
     programs = _Programs(comparison)
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder / "comparison.json", comparison)
+    with locked(folder / LOCK):  # Another process may have come at the same moment.
+        check_owner(folder / "comparison.json", comparison)
+        write_config(folder / "comparison.json", comparison)
     ahead = comparison.runs()
     while ahead:
         ahead = [

@@ -18,6 +18,7 @@ from models import TransformerConfig
 from train.contestants import Contestant
 from train.data import DataConfig
 from train.optimizer_configs import AdamW, OptimizerConfig
+from train.typed_json import within
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,21 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_hash(config: Any) -> str:
-    """Twelve hexadecimal digits that name a configuration."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    """Twelve hexadecimal digits that name what is computed, on whatever mesh."""
+    text = json.dumps(on_any_mesh(to_dict(config)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def on_any_mesh(plain: Any) -> Any:
+    """A result of `to_dict` with the default mesh: a run may go on with other devices.
+
+    Example:
+      >>> on_any_mesh({"steps": 10, "mesh": to_dict(MeshConfig(fsdp=8))})["mesh"]["fsdp"]
+      1
+    """
+    if isinstance(plain, list):  # the members of a population
+        return [on_any_mesh(item) for item in plain]
+    return plain | {"mesh": to_dict(MeshConfig())} if "mesh" in plain else plain
 
 
 def first_difference(ours: Any, theirs: Any, path: str = "") -> str | None:
@@ -192,8 +205,8 @@ def first_difference(ours: Any, theirs: Any, path: str = "") -> str | None:
     """
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in sorted(ours.keys() | theirs.keys()):
-            found = first_difference(ours.get(key), theirs.get(key), f"{path}.{key}".strip("."))
+            found = first_difference(ours.get(key), theirs.get(key), within(path, key))
             if found:
                 return found
         return None
-    return None if ours == theirs else f"{path}: {ours!r} here, {theirs!r} there"
+    return None if ours == theirs else f"{path}: {ours!r:.80} here, {theirs!r:.80} there"

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from train.optimizer_configs import OptimizerConfig
 
+_LONGEST = 100
+"""Letters of a folder's name; file systems take 255 bytes, of which a seed needs some."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -36,8 +39,11 @@ class Contestant:
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", type(self.optimizer).__name__)
-        if not self.name:
-            raise ValueError(f"the title {self.title!r} is not allowed: it needs a letter.")
+        if not 0 < len(self.name) <= _LONGEST:
+            raise ValueError(
+                f"the title {self.title!r:.80} is not allowed: it names a folder, so it needs a "
+                f"letter or digit of a-z and 0-9, and {_LONGEST} at most."
+            )
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from train.data import Done
-from train.loop import Progress
+from train.progress import Progress
 from train.records import FinalRecord
 
 
@@ -48,7 +49,7 @@ class RunDisplay:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        _stop(self._bars)
 
     def run_found(self, name: str, steps: int, final: FinalRecord) -> None:
         """A run that an earlier call finished: its steps are not ahead of this one."""
@@ -110,7 +111,7 @@ class PrepareDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bars.stop()
+        _stop(self._bars)
 
     def progress(self, done: Done) -> None:
         """Some documents more are done, or a file is."""
@@ -120,6 +121,11 @@ class PrepareDisplay:
             total=done.of_parts,
             status=f"{done.documents:,} documents  {done.text_bytes / 1e6:,.0f} MB",
         )
+
+
+def _stop(bars: Bars) -> None:
+    with contextlib.suppress(OSError):  # The terminal may be gone, and the work is not lost for it.
+        bars.stop()
 
 
 def _bars(console: Console) -> Bars:

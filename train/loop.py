@@ -12,48 +12,36 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from train.agreement import SharedStopRequest, check_same
 from train.checkpointing import Checkpointer
-from train.config import Experiment, RunConfig, config_hash
+from train.config import RunConfig, config_hash
 from train.contestants import Contestant
 from train.data import Dataset, open_dataset
 from train.interrupts import Interrupted
 from train.memory import memory_explained
 from train.profiling import TRACE, Profiler
 from train.program import Program, build_program
+from train.progress import Progress
 from train.recorder import Recorder
 from train.records import FinalRecord
-from train.run_folder import RECORDS, claim, finished, held
+from train.run_folder import (
+    CHECKPOINTS,
+    RECORDS,
+    check_writable,
+    claim,
+    finished,
+    held,
+    imported_weights,
+)
 from train.sharding import check_mesh, process_share
 from train.stopwatch import Stopwatch
+from train.stuck import StuckError, unless_stuck
 from train.tracking import TrackerName
-
-
-class Progress(NamedTuple):
-    """What a display shows of a run; called after every step."""
-
-    step: int
-    steps: int
-    loss: float
-    val_loss: float
-    """Of the last evaluation; NaN before the first."""
-    tokens_per_second: float
-
-
-class StuckError(RuntimeError):
-    """Too many non-finite steps in a row: the run cannot go on.
-
-    Attributes:
-      final: The run's last record, which says that it diverged.
-    """
-
-    def __init__(self, message: str, final: FinalRecord) -> None:
-        super().__init__(message)
-        self.final = final
+from train.vocabulary import check_vocabulary
 
 
 def train(
@@ -72,7 +60,7 @@ def train(
     Args:
       config: The run.
       folder: Where configuration, records and checkpoints go. A finished run in it is not run
-        again: its final record is returned.
+        again: its final record is returned, or the error raised that it ended with.
       contestant: What its records call the optimizer; by default the optimizer's own name.
       program: A program of the same configuration (any seed), to save its compilation.
       dataset: The configuration's open data set, likewise.
@@ -82,20 +70,23 @@ def train(
 
     Raises:
       ValueError: If the configuration does not fit the data, the devices or what the folder holds,
-        or another process writes into it; raised before anything is written.
+        or another process writes into it, or none can; raised before anything is written.
       Interrupted: If a signal asked to stop; the state is saved.
+      DiskFullError: If there is no room for records or a checkpoint; what is whole stays so.
       OutOfMemoryError: If a device's memory is not enough, while compiling or at a step.
-      StuckError: After `config.max_consecutive_skips` non-finite steps in a row; a final record
-        says that the run diverged.
+      StuckError: After `config.max_consecutive_skips` non-finite steps in a row, or before a
+        checkpoint would hold a non-finite parameter; a final record says that the run diverged.
     """
     done = finished(folder, config)
     if done is not None:
-        return done
+        return unless_stuck(done, config, folder)
     check_mesh(config)
     dataset = dataset or open_dataset(config.data)
     check_vocabulary(config, dataset)
-    check_same("the configuration", config_hash(config), "give every process the same flags.")
+    same = f"{config_hash(config)} on {config.mesh}"
+    check_same("the configuration", same, "give every process the same flags.")
     check_same("the data", dataset.fingerprint, "prepare it once, where all processes read it.")
+    check_writable(folder)
     with ExitStack() as stack:
         stack.enter_context(memory_explained(config))
         program = program or build_program(config)
@@ -106,22 +97,9 @@ def train(
             Recorder, folder / RECORDS, config, dataset, contestant=contestant, track=track
         )
         run = _Run(config, folder, program, dataset, recorder, on_progress, profile)
-        stack.callback(run.close)
-        with SharedStopRequest(program.mesh) as stop:
-            return run.to_the_end(stop)
-
-
-def check_vocabulary(config: Experiment, dataset: Dataset) -> None:
-    """Refuses a model that lacks an embedding for one of the data's tokens.
-
-    Raises:
-      ValueError: If the model's vocabulary is smaller than the tokenizer's.
-    """
-    if config.model.vocab_size < dataset.vocab_size:
-        raise ValueError(
-            f"model.vocab_size={config.model.vocab_size} is smaller than the {dataset.vocab_size} "
-            f"tokens of {dataset.tokenizer_name}: set --model.vocab-size {dataset.vocab_size}."
-        )
+        stop = stack.enter_context(SharedStopRequest(program.mesh))
+        stack.callback(run.close)  # Before the request is: a signal must not end a save.
+        return run.to_the_end(stop)
 
 
 class _Run:
@@ -141,7 +119,7 @@ class _Run:
         self._on_progress = on_progress
         self._share = process_share(program.mesh, config.batch_size)
         self._checkpointer = Checkpointer(
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             config_hash=config_hash(config),
             fingerprint=dataset.fingerprint,
             seed=config.seed,
@@ -152,6 +130,11 @@ class _Run:
             "--out must lie where all processes read and write the same files.",
         )
         restored = self._checkpointer.restore(program.target)
+        if restored is None and imported_weights(folder):
+            raise ValueError(
+                f"{folder} began with imported weights, and no checkpoint of it is left: import "
+                "them again into another --out."
+            )
         self._state = restored.state if restored else program.init(config.seed)
         self._clock = Stopwatch(restored.seconds if restored else 0.0)
         self._start = int(self._state.step)
@@ -159,6 +142,7 @@ class _Run:
         self._profiler = Profiler(trace, self._start + 1, config.steps)
         self._recorder = recorder(self._start)
         self._val_loss = math.nan
+        self._metrics: Any = None
 
     def to_the_end(self, stop: SharedStopRequest) -> FinalRecord:
         """Steps until the last one is done or a signal asks to stop."""
@@ -189,6 +173,8 @@ class _Run:
                 if pause:
                     with self._clock.paused():
                         self._between_steps(step, stop)
+        self._checkpointer.wait()  # Whoever finds a final record finds the last state, too.
+        self._checkpointer.wait()  # A run that says that it has ended has its last state.
         final = self._recorder.final(config.steps, self._program, self._clock.seconds)
         if stop.signum:  # It came with the last step: the caller must not go on to another run.
             raise Interrupted(stop.signum, config.steps)
@@ -207,6 +193,7 @@ class _Run:
         if self._is_due(step, self._config.eval_every):
             self._evaluate(step)
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
+            self._check_parameters(step)
             self._recorder.sync()
             self._checkpointer.save(step, self._state, self._clock.seconds)
         if stop.signum and step < self._config.steps:
@@ -215,20 +202,37 @@ class _Run:
     def _read(self, step: int, metrics: Any) -> None:
         """Reads a step's metrics from the device, looks at them and logs them if it is time."""
         config, seconds = self._config, self._clock.seconds
+        self._metrics = metrics
         loss, in_a_row = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
+        if self._recorder.stands_out(float(loss), skipped=in_a_row > 0):
+            self._recorder.spike(step, metrics, seconds)
         stuck = in_a_row >= config.max_consecutive_skips
         if stuck or self._is_due(step, config.log_every):
             self._recorder.step(step, metrics, seconds)
         if stuck:
-            final = self._recorder.final(step, self._program, seconds)
-            raise StuckError(
-                f"step {step}: the gradients of {in_a_row} steps in a row were not finite, and no "
-                f"parameter has changed since step {step - in_a_row}. Lower "
-                f"--optimizer.learning-rate={config.optimizer.learning_rate}, or see the data.",
-                final,
+            raise self._stuck(
+                step,
+                f"the gradients of {in_a_row} steps in a row were not finite, and no parameter has "
+                f"changed since step {step - in_a_row}",
             )
         rate = (step - self._start) * config.tokens_per_step / max(self._clock.lap, 1e-9)
         self._on_progress(Progress(step, config.steps, float(loss), self._val_loss, rate))
+
+    def _check_parameters(self, step: int) -> None:
+        """Keeps what no guard has stopped out of the checkpoints."""
+        norms = jax.device_get(self._metrics["param_norms"])
+        bad = [layer_type for layer_type, norm in norms.items() if not math.isfinite(norm)]
+        if bad:
+            if not self._is_due(step, self._config.log_every):
+                self._recorder.step(step, self._metrics, self._clock.seconds)
+            raise self._stuck(step, f"the {' and '.join(bad)} parameters are no longer finite")
+
+    def _stuck(self, step: int, what: str) -> StuckError:
+        rate = self._config.optimizer.learning_rate
+        return StuckError(
+            f"step {step}: {what}. Lower --optimizer.learning-rate={rate}, or see the data.",
+            self._recorder.final(step, self._program, self._clock.seconds),
+        )
 
     def _evaluate(self, step: int) -> None:
         config = self._config

@@ -13,17 +13,17 @@ import dataclasses
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.config import MeshConfig, RunConfig
+from train.config import MeshConfig, RunConfig, to_dict
 from train.cost_kinds import MeshCost
 from train.hlo import collective_bytes
 from train.plan import make_plan
 from train.program import compile_ahead
+from train.read_config import run_config
 from train.sharding import AXES, make_mesh, mesh_shape
 
 EIGHT = MeshConfig(data=1, fsdp=8)
@@ -54,7 +54,7 @@ def measure_mesh_costs(
     try:
         done = subprocess.run(
             [sys.executable, "-m", "train.mesh_costs"],
-            input=pickle.dumps(runs),
+            input=json.dumps([to_dict(config) for config in runs]).encode(),
             env={**os.environ, **environment},
             capture_output=True,
             timeout=timeout,
@@ -95,11 +95,11 @@ def _name(shape: tuple[int, int, int]) -> str:
 
 
 def _main() -> None:
-    """Reads pickled configurations, writes one line of JSON: costs and sentences."""
+    """Reads configurations as JSON, writes one line of it: costs and sentences."""
     found: list[object] = []
-    for config in pickle.load(sys.stdin.buffer):
+    for fields in json.load(sys.stdin):
         try:
-            found.append(dataclasses.asdict(mesh_cost(config)))
+            found.append(dataclasses.asdict(mesh_cost(run_config(fields))))
         except ValueError as error:
             found.append(str(error))
     print(json.dumps(found))

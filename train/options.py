@@ -42,7 +42,8 @@ class RunOptions:
     hosts: HostsConfig = field(default_factory=HostsConfig)
     """The other processes of the run."""
     stop_status: int = 0
-    """Exit status after SIGTERM: not 0 where a launcher would take that for a finished run."""
+    """Exit status after SIGTERM, SIGUSR1 or SIGHUP: not 0 where a launcher would take that for a
+    finished run."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,32 @@ class PrepareOptions:
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """Write a run's parameters as safetensors, with checksums; the run may go on meanwhile."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    out: Path
+    """Folder for `model.safetensors` and `model.json`."""
+    step: int | None = None
+    """Of which checkpoint; by default the newest whole one."""
+    unstack: bool = False
+    """A tensor for each layer, as most other libraries have them, instead of one for all layers."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Make the folder of a run that begins with given parameters; `run` then trains it."""
+
+    config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    """Named configurations; every setting of one can be overridden."""
+    weights: Path
+    """What `export` wrote: a `model.safetensors`."""
+    out: Path | None = None
+    """Folder of the run; by default the one that `run` takes."""
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """What a run needs, without any device; exit status 1 says that it cannot be had so."""
 
@@ -163,5 +190,17 @@ class ExplainOptions:
 
     config: Annotated[_NamedRun, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     """Named configurations; every setting of one can be overridden."""
+    json: bool = False
+    """For programs instead of people."""
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Train a run up to one of its steps again, and show what was in it; changes nothing."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's, finished or not."""
+    step: int
+    """Which step, the first being 1."""
     json: bool = False
     """For programs instead of people."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,7 +13,7 @@ import jax
 from rich.console import Console
 
 from train.display import RunDisplay
-from train.interrupts import Interrupted
+from train.stopping import Stopping
 
 Work = Callable[[RunDisplay], None]
 
@@ -19,7 +22,8 @@ Work = Callable[[RunDisplay], None]
 def other_workers(work: Work, count: int) -> Iterator[None]:
     """Lets processes do the same work while the context is open; they share it out by themselves.
 
-    Leaving it waits for them; leaving it with an exception asks them to save and stop first.
+    Leaving it waits for them; leaving it with an exception asks them to save and stop first, and so
+    does the end of this process, should it be killed.
 
     Args:
       work: What to do, told where to show it; a `functools.partial` of a module's function, since
@@ -56,8 +60,17 @@ def other_workers(work: Work, count: int) -> Iterator[None]:
 
 def _work(work: Work, cache: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
-    try:
-        with RunDisplay(Console(quiet=True), total_steps=0) as display:
-            work(display)
-    except (Interrupted, KeyboardInterrupt):  # The first process speaks for all.
-        pass
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    with (
+        Stopping(quiet=True),  # The first process speaks for all.
+        RunDisplay(Console(quiet=True), total_steps=0) as display,
+    ):
+        work(display)
+
+
+def _stop_with_parent() -> None:
+    """Saves and stops when the first process is gone: nobody expects the others to work on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -12,14 +12,15 @@ configuration. Only a tuning adds what no run knows, its search spaces, as `<any
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from train.atomic import write_whole
 from train.records import Record, RunRecord, encode, numbered_records
+from train.typed_json import read_json
 
 TUNING = "tuning.json"
 _RECORDS = "records.jsonl"
@@ -58,6 +59,7 @@ def read_file(
 
     Raises:
         RecordError: a record cannot be read; the message names the file and the line.
+        ValueError: the run's `config.json` is damaged.
     """
     return [
         (number, _completed(record, path) if isinstance(record, RunRecord) else record)
@@ -105,7 +107,7 @@ def _completed(run: RunRecord, path: Path) -> RunRecord:
         return run
     config = path.with_name("config.json")
     if not run.config and config.exists():
-        run = dataclasses.replace(run, config=json.loads(config.read_text(encoding="utf-8")))
+        run = dataclasses.replace(run, config=read_json(config, dict[str, Any]))
     layout, optimizer, number = ("", "", *path.parent.parts)[-3:]
     return dataclasses.replace(run, name=f"{optimizer}/{number}") if layout == "trials" else run
 

@@ -35,7 +35,8 @@ class RunRecord:
 
     ``config`` is the whole configuration as `train.config.to_dict` gives it, ``config_hash`` its
     name; records of elsewhere may lack it. ``after`` is the optimizer that this one differs from in
-    one thing, in a ladder.
+    one thing, in a ladder. ``weights`` is the SHA-256 of the file of parameters that it began with,
+    empty where they are its seed's.
     """
 
     kind: ClassVar[str] = "run"
@@ -57,6 +58,7 @@ class RunRecord:
     started: str
     config: dict[str, Any] = field(default_factory=dict)
     after: str = ""
+    weights: str = ""
 
     @property
     def tokens(self) -> int:
@@ -78,6 +80,28 @@ class StepRecord:
     update_norms: dict[str, float] = field(default_factory=dict)
     param_norms: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeRecord:
+    """A step that stands out: its loss is far above those before it, or it was skipped.
+
+    It read the rows from ``first_row`` to ``last_row`` of the shuffled training data, counted on
+    from epoch to epoch. ``median`` and ``deviation`` are of the losses logged before it, and NaN
+    where those are too few.
+    """
+
+    kind: ClassVar[str] = "spike"
+    step: int
+    tokens: int
+    loss: float
+    median: float
+    deviation: float
+    grad_norm: float
+    skipped: bool
+    first_row: int
+    last_row: int
     seconds: float
 
 
@@ -148,4 +172,4 @@ class CostRecord:
     mesh_reason: str | None = None
 
 
-Record = RunRecord | StepRecord | EvalRecord | FinalRecord | CostRecord
+Record = RunRecord | StepRecord | EvalRecord | FinalRecord | CostRecord | SpikeRecord

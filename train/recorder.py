@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from train.agreement import from_first
 from train.config import Entry, RunConfig, config_hash, to_dict
 from train.contestants import Contestant
 from train.data import Dataset
+from train.disk import full_disk_explained
 from train.records import (
     CostRecord,
     DataSummary,
@@ -26,11 +28,15 @@ from train.records import (
     Record,
     RecordWriter,
     RunRecord,
+    SpikeRecord,
     StepRecord,
     decode,
     encode,
 )
+from train.run_folder import imported_weights
+from train.so_far import SoFar
 from train.speed import speed_of
+from train.spikes import SpikeWatch
 from train.tracking import TrackerName, numbers, open_tracker
 
 
@@ -62,7 +68,8 @@ class Recorder:
       track: Who else is told of every line.
 
     Raises:
-      ValueError: If a tracker's package is not installed.
+      ValueError: If a tracker's package is not installed, or lines of steps before are missing.
+      DiskFullError: If there is no room for a line, here or in any method; none is half written.
     """
 
     def __init__(
@@ -75,33 +82,58 @@ class Recorder:
         contestant: Contestant | None = None,
         track: Sequence[TrackerName] = (),
     ) -> None:
-        self._config, self._dataset = config, dataset
+        self._config, self._dataset, self._folder = config, dataset, path.parent
         self._contestant = contestant or Contestant(config.optimizer)
         first = jax.process_index() == 0
-        run = run_record(config, dataset, self._contestant)
+        run = self._run_record()
         self._trackers = [
             open_tracker(name, path.parent, run, after_step) for name in track if first
         ]
-        self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
+        with full_disk_explained(self._folder):
+            self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
         kept = b"".join(map(encode, self._writer.kept)) if self._writer else b""
-        self._records: list[Record] = [decode(line) for line in from_first(kept).splitlines()]
+        records = [decode(line) for line in from_first(kept).splitlines()]
+        self._so_far, self._watch = SoFar(config.steps, records), SpikeWatch(records)
+        self._check_complete(after_step)
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been recorded yet."""
-        return not self._records
+        return self._so_far.empty
 
     def start(self) -> None:
         """The first line: everything that the run's numbers depend on."""
-        self._write(run_record(self._config, self._dataset, self._contestant))
+        self._write(self._run_record())
 
     def step(self, step: int, metrics: Any, seconds: float) -> None:
         """A training step, from the metrics that it left on the device."""
-        # By way of the shortest text that means the same float32: half the digits.
-        host = jax.tree.map(lambda number: float(str(number)), jax.device_get(metrics))
+        host = jax.tree.map(_shortest, jax.device_get(metrics))
         del host["consecutive_skips"]
         host["skipped"] = int(host["skipped"])
         self._write(StepRecord(step=step, tokens=self._tokens(step), seconds=seconds, **host))
+
+    def stands_out(self, loss: float, *, skipped: bool) -> bool:
+        """Whether a step is one to be recorded by `spike`; to be asked of every step."""
+        return self._watch.stands_out(loss, skipped=skipped)
+
+    def spike(self, step: int, metrics: Any, seconds: float) -> None:
+        """A step that stands out, from its metrics; before its line by `step`, if that is due."""
+        names = ("loss", "grad_norm", "consecutive_skips")
+        host = jax.device_get({name: metrics[name] for name in names})
+        rows = self._config.batch_size
+        record = SpikeRecord(
+            step=step,
+            tokens=self._tokens(step),
+            loss=_shortest(host["loss"]),
+            median=self._watch.usual.median,
+            deviation=self._watch.usual.deviation,
+            grad_norm=_shortest(host["grad_norm"]),
+            skipped=bool(host["consecutive_skips"] > 0),
+            first_row=(step - 1) * rows,
+            last_row=step * rows - 1,
+            seconds=seconds,
+        )
+        self._write(record)
 
     def evaluation(self, step: int, loss: float, seconds: float) -> None:
         """A validation loss, in nats a token."""
@@ -116,25 +148,21 @@ class Recorder:
 
     def final(self, step: int, program: CompiledStep, seconds: float) -> FinalRecord:
         """The last line. A run that stopped early, or ends above its start, has diverged."""
-        config = self._config
-        steps = [record for record in self._records if isinstance(record, StepRecord)]
-        losses = [record.loss for record in self._records if isinstance(record, EvalRecord)]
-        val_loss = losses[-1] if step == config.steps else math.nan
+        val_loss = self._so_far.final_val_loss
         tokens, devices = self._tokens(step), program.mesh.size
-        late = [record.loss for record in steps if record.step > 0.95 * config.steps]
         record = FinalRecord(
             step=step,
             tokens=tokens,
-            train_loss=sum(late) / len(late) if late else math.nan,
+            train_loss=self._so_far.train_loss,
             val_loss=val_loss,
             bits_per_byte=self._bits_per_byte(val_loss),
             seconds=seconds,
             device_seconds=seconds * devices,
             peak_bytes=program.peak_bytes(),
             state_bytes_per_parameter=program.state_bytes_per_parameter(),
-            skipped=steps[-1].skipped,
-            diverged=not val_loss <= losses[0],
-            **speed_of(config, tokens, seconds, devices)._asdict(),
+            skipped=self._so_far.skipped,
+            diverged=not val_loss <= self._so_far.first_val_loss,
+            **speed_of(self._config, tokens, seconds, devices)._asdict(),
         )
         self._write(record)
         self.sync()
@@ -143,7 +171,8 @@ class Recorder:
     def sync(self) -> None:
         """Waits until all lines are on the disk."""
         if self._writer:
-            self._writer.sync()
+            with full_disk_explained(self._folder):
+                self._writer.sync()
 
     def close(self) -> None:
         """Closes the file, and what the trackers have open."""
@@ -152,19 +181,39 @@ class Recorder:
         for tracker in self._trackers:
             tracker.close()
 
+    def _check_complete(self, after_step: int) -> None:
+        last = after_step - after_step % self._config.log_every
+        if after_step and (self.empty or self._so_far.last_step < last):
+            self.close()
+            raise ValueError(
+                f"{self._folder} lacks the records of the {after_step} steps that the checkpoint "
+                "holds: put them back, or move the checkpoints away to begin again."
+            )
+
     def _tokens(self, step: int) -> int:
         return step * self._config.tokens_per_step
 
     def _bits_per_byte(self, nats_per_token: float) -> float:
         return nats_per_token / math.log(2) / self._dataset.bytes_per_token
 
+    def _run_record(self) -> RunRecord:
+        run = run_record(self._config, self._dataset, self._contestant)
+        return dataclasses.replace(run, weights=imported_weights(self._folder))
+
     def _write(self, record: Record) -> None:
-        self._records.append(record)
+        self._so_far.see(record)
+        self._watch.see(record)
         if self._writer:
-            self._writer.write(record)
-        if not isinstance(record, RunRecord | CostRecord):
+            with full_disk_explained(self._folder):
+                self._writer.write(record)
+        if not isinstance(record, RunRecord | CostRecord | SpikeRecord):  # Those are no curves.
             for tracker in self._trackers:
                 tracker.log(record.step, numbers(record))
+
+
+def _shortest(number: Any) -> float:
+    """By way of the shortest text that means the same float32: half the digits."""
+    return float(str(number))
 
 
 def run_record(config: RunConfig, dataset: Dataset, contestant: Contestant) -> RunRecord:

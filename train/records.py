@@ -1,9 +1,9 @@
 """The records of a run: one JSON object a line, written by the loop and read by the report.
 
-A run folder holds ``records.jsonl``: one ``run`` line, then ``step`` and ``eval`` lines, then one
-``final`` line. A comparison folder adds ``costs.jsonl`` with one ``cost`` line per optimizer. A
-file of many runs has them one after the other (`train.record_files`). Every line carries its kind
-and the schema's version.
+A run folder holds ``records.jsonl``: one ``run`` line, then ``step``, ``eval`` and ``spike`` lines,
+then one ``final`` line. A comparison folder adds ``costs.jsonl`` with one ``cost`` line per
+optimizer. A file of many runs has them one after the other (`train.record_files`). Every line
+carries its kind and the schema's version.
 """
 
 import errno
@@ -23,6 +23,7 @@ from train.record_kinds import (
     ModelSummary,
     Record,
     RunRecord,
+    SpikeRecord,
     StepRecord,
 )
 from train.typed_json import from_json, to_json
@@ -38,6 +39,7 @@ __all__ = [
     "RecordError",
     "RecordWriter",
     "RunRecord",
+    "SpikeRecord",
     "StepRecord",
     "decode",
     "encode",
@@ -140,9 +142,9 @@ class RecordWriter:
 
         Args:
             path: the file; its folder is made when missing.
-            resume_after_step: the step of the checkpoint that training goes on from. Step and
-                eval records after it, and a final record, are dropped: they will be written again.
-                None keeps every record.
+            resume_after_step: the step of the checkpoint that training goes on from. Records of
+                steps after it, and a final record, are dropped: they will be written again. None
+                keeps every record.
 
         Raises:
             RecordError: a line other than the last cannot be read; the file is left as it was.
@@ -187,6 +189,6 @@ class RecordWriter:
 
 def _precedes(record: Record, step: int) -> bool:
     """Whether a run resumed after ``step`` will not write this record again."""
-    if isinstance(record, StepRecord | EvalRecord):
+    if isinstance(record, StepRecord | EvalRecord | SpikeRecord):
         return record.step <= step
     return not isinstance(record, FinalRecord)

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from train.atomic import write_whole
-from train.config import RunConfig, first_difference, to_dict
+from train.config import RunConfig, first_difference, on_any_mesh, to_dict
+from train.disk import full_disk_explained
 from train.locking import locked
 from train.records import FinalRecord, read_records
+from train.typed_json import read_json
 
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
+CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+IMPORTED = "weights.json"
+"""Whose parameters a run began with, where they are not its seed's (`train.transfer`)."""
+
+
+def check_writable(folder: Path) -> None:
+    """Tries whether a run can be written into a folder; leaves nothing there.
+
+    Args:
+      folder: A run's, which need not exist.
+
+    Raises:
+      ValueError: If it cannot, by permissions or because the disk is read-only.
+    """
+    try:
+        for place in (folder, folder / CHECKPOINTS):
+            # A try, since root passes every permission and a full disk has none to look at.
+            with tempfile.TemporaryFile(dir=_nearest(place)):
+                pass
+        for file in (folder / RECORDS, folder / LOCK):
+            if file.exists():
+                file.open("ab").close()
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror}): choose another --out, or have it "
+            "made writable."
+        ) from error
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def claim(folder: Path, config: RunConfig) -> None:
@@ -38,8 +74,11 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises:
       BusyError: If another process is at work in it.
+      ValueError: If it cannot be written to.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_links(folder)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK, wait=False))
@@ -49,6 +88,25 @@ def held(folder: Path) -> Iterator[None]:
                 "another --out."
             ) from error
         yield
+
+
+def imported_weights(folder: Path) -> str:
+    """The SHA-256 of the file of parameters that the run began with; empty for those of its seed.
+
+    Raises:
+      ValueError: If the note of it is damaged.
+    """
+    path = folder / IMPORTED
+    return read_json(path, dict[str, Any])["sha256"] if path.exists() else ""
+
+
+def _refuse_links(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} is a symbolic link, and what is written to it would go elsewhere: put the "
+                "file itself there, or choose another --out."
+            )
 
 
 def is_busy(folder: Path) -> bool:
@@ -74,14 +132,15 @@ def finished(folder: Path, config: RunConfig) -> FinalRecord | None:
 
 
 def check_owner(path: Path, config: object) -> None:
-    """Refuses a file that holds another configuration.
+    """Refuses a file that holds another configuration; another mesh is none.
 
     Raises:
       ValueError: Naming the first setting that differs.
     """
     if not path.exists():
         return
-    difference = first_difference(to_dict(config), json.loads(path.read_text()))
+    found = on_any_mesh(read_json(path, dict[str, Any]))
+    difference = first_difference(on_any_mesh(to_dict(config)), found)
     if difference:
         raise ValueError(
             f"{path.parent} holds another configuration ({difference}): choose another --out, "
@@ -90,5 +149,10 @@ def check_owner(path: Path, config: object) -> None:
 
 
 def write_config(path: Path, config: object) -> None:
-    """Writes a configuration as JSON; a crash leaves a whole file or none."""
-    write_whole(path, json.dumps(to_dict(config), indent=2).encode() + b"\n")
+    """Writes a configuration as JSON; a crash leaves a whole file or none.
+
+    Raises:
+      DiskFullError: If there is no room.
+    """
+    with full_disk_explained(path.parent):
+        write_whole(path, json.dumps(to_dict(config), indent=2).encode() + b"\n")

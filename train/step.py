@@ -50,10 +50,12 @@ def make_train_step(
         loss, grads = automatic(loss_and_gradient, gradient_like_params)(state.params, batch)
         updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        skipped_before, _ = _skips(state.opt_state)
         skipped, consecutive_skips = _skips(opt_state)
         metrics = {
             "loss": loss,
-            "learning_rate": optimizer.schedule(state.step - skipped),
+            # Of the update that was made, or would have been; a skipped step has used up none.
+            "learning_rate": optimizer.schedule(state.step - skipped_before),
             "grad_norm": optax.tree.norm(grads),
             "grad_norms": optax_strat.norms_by_layer_type(grads),
             "update_norms": optax_strat.norms_by_layer_type(updates),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from train.commands.files import prepare
+from train.commands.files import export, import_, prepare
 from train.commands.planning import explain, plan
 from train.commands.records import check, publish, report
+from train.commands.replaying import replay
 from train.commands.training import compare, run, study, tune
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
@@ -22,5 +23,8 @@ COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
         "prepare": prepare,
         "plan": plan,
         "explain": explain,
+        "export": export,
+        "import": import_,
+        "replay": replay,
     }
 )

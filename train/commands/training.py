@@ -10,11 +10,10 @@ from pathlib import Path
 import train.compare as comparing
 from train import configs
 from train.budget import refuse_unless_accepted
-from train.commands.terminal import console, parse, stopped
+from train.commands.terminal import console, parse
 from train.config import Comparison, RunConfig, config_hash
 from train.display import RunDisplay
 from train.distributed import init_distributed
-from train.interrupts import Interrupted
 from train.ladders import ladder
 from train.loop import train
 from train.optimizer_configs import key
@@ -24,6 +23,7 @@ from train.report import report
 from train.report.study_report import study_report
 from train.report.tuning_report import tuning_report
 from train.speed import Speed
+from train.stopping import stopping
 from train.study import run_study
 from train.tuning import worker
 from train.tuning.config import Tuning, nano_tuning
@@ -33,22 +33,21 @@ from train.units import size
 def run(arguments: list[str]) -> None:
     """train one configuration"""
     options = parse(RunOptions, "run", arguments)
+    stopping.status = options.stop_status
     console.quiet = init_distributed(options.hosts) > 0  # The first process speaks for all.
+    stopping.quiet = console.quiet
     config: RunConfig = options.config
     refuse_unless_accepted(config, options.accept_cost)
-    folder = options.out or Path("runs") / f"{key(config.optimizer)}-{config_hash(config)}"
-    try:
-        with RunDisplay(console, config.steps) as display:
-            display.run_started(folder.name)
-            final = train(
-                config,
-                folder,
-                on_progress=display.run_progress,
-                profile=options.profile,
-                track=options.track,
-            )
-    except Interrupted as stop:
-        stopped(stop, options.stop_status)
+    folder = options.out or run_folder(config)
+    with RunDisplay(console, config.steps) as display:
+        display.run_started(folder.name)
+        final = train(
+            config,
+            folder,
+            on_progress=display.run_progress,
+            profile=options.profile,
+            track=options.track,
+        )
     console.print(
         f"{folder}: validation loss {final.val_loss:.4f} nats a token, "
         f"{final.bits_per_byte:.4f} bits a byte, after {final.tokens:,} tokens."
@@ -94,6 +93,11 @@ def study(arguments: list[str]) -> None:
 
     run_study(options.study, options.folder, options.out, share_out=share_out, only=options.only)
     study_report(options.out, out=options.folder / "report", console=console)
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where a run goes that is not told where."""
+    return Path("runs") / f"{key(config.optimizer)}-{config_hash(config)}"
 
 
 def _share_out(work: Work, workers: int, steps: int) -> None:

@@ -6,7 +6,7 @@ for batch in data.train_batches(batch_size=16, context=128, seed=0):
 """
 
 from train.data.config import DataConfig
-from train.data.dataset import Dataset, open_dataset
+from train.data.dataset import Dataset, Place, open_dataset
 from train.data.errors import DataError
 from train.data.manifest import Manifest
 from train.data.preparation import prepare
@@ -20,6 +20,7 @@ __all__ = [
     "Dataset",
     "Done",
     "Manifest",
+    "Place",
     "open_dataset",
     "prepare",
 ]

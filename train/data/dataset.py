@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -33,6 +34,17 @@ def open_dataset(config: DataConfig, *, progress: Progress | None = None) -> Dat
     """
     manifest = prepare(config, progress=progress)
     return Dataset(prepared_folder(config), manifest, config.packing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in the prepared data some tokens that follow each other lie."""
+
+    shard: str
+    """The file of the first."""
+    offset: int
+    """Which of the file's tokens it is, from 0 on."""
+    tokens: int
 
 
 class Dataset:
@@ -134,6 +146,26 @@ class Dataset:
             process_index=process_index,
             process_count=process_count,
         )
+
+    def train_places(
+        self, batch_size: int, context: int, *, seed: int, step: int
+    ) -> list[tuple[int, tuple[Place, ...]]]:
+        """Where the rows of the batch come from that `train_batches` gives at a step.
+
+        Returns:
+          For each row its number in the split, and its places: of windows it is one, of packed
+          documents one for each document or piece of one.
+        """
+        rows = self._rows("train", context)
+        numbers = loader.train_rows(rows, batch_size, seed=seed, step=step).tolist()
+        return [
+            (number, tuple(self._place(start, length) for start, length in rows.pieces(number)))
+            for number in numbers
+        ]
+
+    def _place(self, start: int, tokens: int) -> Place:
+        shard, offset = self._train.locate(start)
+        return Place(list(self.manifest.train.shards)[shard], offset, tokens)
 
     def validation_batches(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,10 +101,15 @@ def _join(
     dtype = smallest_dtype(tokenizer.vocab_size)
     with ShardWriter(folder, split, dtype, config.shard_tokens) as shards:
         shards.write(np.array([tokenizer.end_of_document]))
-        for index in range(len(infos)):
-            with tokens_file(work, index, split).open("rb") as file:
+        for index, info in enumerate(infos):
+            path = tokens_file(work, index, split)
+            found = hashlib.sha256()
+            with path.open("rb") as file:
                 while block := file.read(_BLOCK_BYTES):
+                    found.update(block)
                     shards.write(np.frombuffer(block, dtype))
+            if found.hexdigest() != info.splits[split].sha256:
+                raise DataError("changed since it was written; start again.", path=path)
         counts = [info.splits[split] for info in infos]
         documents = sum(count.documents for count in counts)
         return SplitInfo(documents, sum(count.text_bytes for count in counts), shards.finish())

@@ -45,7 +45,7 @@ class JsonLines:
         except UnicodeDecodeError as error:
             message = f"not UTF-8 ({error.reason}); convert the file."
             raise DataError(message, path=file, offset=offset + error.start) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             message = f"not a line of JSON ({error}); mend or remove this line."
             raise DataError(message, path=file, offset=offset) from None
         if not isinstance(record, dict) or not isinstance(record.get(self.field), str):

@@ -54,15 +54,17 @@ def train_batches(
         )
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed = {seed} and start_step = {start_step} must not be negative.")
-    # Grain shuffles epoch e with seed + e, which would give neighbouring seeds the same epochs.
-    (spread_seed,) = np.random.SeedSequence(seed).generate_state(1)
-    order = grain.MapDataset.range(rows.trained).shuffle(seed=int(spread_seed)).repeat()
+    numbers = _order(rows, seed)
 
     def read(step: int) -> Batch:
-        first = step * batch_size + process_index * share
-        return rows.read(np.array([order[row] for row in range(first, first + share)]))
+        return rows.read(numbers(step * batch_size + process_index * share, share))
 
     return _read_ahead(read, start_step)
+
+
+def train_rows(rows: Rows, batch_size: int, *, seed: int, step: int) -> np.ndarray:
+    """The numbers of the rows of the global batch that `train_batches` gives at a step."""
+    return _order(rows, seed)(step * batch_size, batch_size)
 
 
 def validation_batches(
@@ -98,6 +100,14 @@ def validation_batches(
         return rows.read(np.arange(first, first + share))
 
     return map(read, range(batches if max_batches is None else min(max_batches, batches)))
+
+
+def _order(rows: Rows, seed: int) -> Callable[[int, int], np.ndarray]:
+    """The numbers of a stretch of the shuffled rows, from its first place and its length."""
+    # Grain shuffles epoch e with seed + e, which would give neighbouring seeds the same epochs.
+    (spread_seed,) = np.random.SeedSequence(seed).generate_state(1)
+    order = grain.MapDataset.range(rows.trained).shuffle(seed=int(spread_seed)).repeat()
+    return lambda first, count: np.array([order[place] for place in range(first, first + count)])
 
 
 def _read_ahead(read: Callable[[int], Batch], start_step: int) -> Iterator[Batch]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from train.data.errors import DataError
 from train.typed_json import from_json, to_json
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_FILE = "manifest.json"
 WAY_OUT = "delete the folder and prepare again."
+_CHECKSUM = "checksum"
+_MOST = 2**63
+"""More than any file holds."""
 
 
 def shard_name(split: str, index: int) -> str:
@@ -74,17 +81,17 @@ class Manifest:
         """Refuses what `prepare` would not have written, above all names outside the folder."""
         if self.schema != SCHEMA:
             raise ValueError(f"schema {self.schema}, where this version reads {SCHEMA}")
-        if self.header_bytes < 0:
+        if not 0 <= self.header_bytes < _MOST:
             raise ValueError(f"header_bytes {self.header_bytes}")
         if self.dtype not in ("uint8", "uint16", "uint32"):
-            raise ValueError(f"dtype {self.dtype!r}")
-        for name, split in (("train", self.train), ("validation", self.validation)):
-            if list(split.shards) != [shard_name(name, i) for i in range(len(split.shards))]:
-                raise ValueError(f"shards {list(split.shards)}")
-            if not all(shard.tokens > 0 for shard in split.shards.values()):
-                raise ValueError("a shard without tokens")
-            if not 0 < split.documents < split.tokens:
-                raise ValueError(f"{split.documents} documents in {split.tokens} tokens")
+            raise ValueError(f"dtype {self.dtype!r:.80}")
+        most = 2 ** (8 * np.dtype(self.dtype).itemsize)
+        if not 0 <= self.end_of_document < self.vocab_size <= most:
+            raise ValueError(
+                f"vocab_size {self.vocab_size} with the end_of_document {self.end_of_document}"
+            )
+        _check_split("train", self.train)
+        _check_split("validation", self.validation)
 
     @property
     def shards(self) -> dict[str, Shard]:
@@ -99,8 +106,9 @@ class Manifest:
         return hashlib.sha256(json.dumps([meaning, hashes]).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
-        return json.dumps(to_json(self), indent=1) + "\n"
+        """The text of manifest.json, which ends in a hash of all that comes before."""
+        fields = to_json(self)
+        return json.dumps({**fields, _CHECKSUM: _checksum(fields)}, indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -111,7 +119,11 @@ class Manifest:
         """
         path = folder / MANIFEST_FILE
         try:
-            return from_json(json.loads(path.read_bytes()), cls, "it")
+            fields = json.loads(path.read_bytes())
+            found = from_json(fields, cls, "it")
+            if fields.get(_CHECKSUM) != _checksum(to_json(found)):
+                raise ValueError("it has been changed")
+            return found
         except FileNotFoundError:
             raise DataError(f"missing; {WAY_OUT}", path=path) from None
         except (ValueError, RecursionError) as error:
@@ -132,3 +144,22 @@ class Manifest:
             rows["left out"] = f"{self.left_out:,} documents, empty or held out"
         rows["fingerprint"] = self.fingerprint[:16]
         return "\n".join(f"{name:<18} {value}" for name, value in rows.items())
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    """The SHA-256 of all that a manifest says: a flipped digit would still be a number."""
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+
+
+def _check_split(name: str, split: SplitInfo) -> None:
+    for index, (shard, info) in enumerate(split.shards.items()):
+        if shard != shard_name(name, index):
+            raise ValueError(f"{shard!r:.80} in the place of {shard_name(name, index)!r}")
+        if not 0 < info.tokens < _MOST:
+            raise ValueError(f"{shard!r} is a shard without tokens")
+        if not re.fullmatch("[0-9a-f]{64}", info.sha256):
+            raise ValueError(f"{info.sha256!r:.80} is no SHA-256")
+    if not 0 < split.documents < split.tokens:
+        raise ValueError(f"{split.documents} documents in {split.tokens} tokens")
+    if not 0 <= split.text_bytes < _MOST:
+        raise ValueError(f"{split.text_bytes} bytes of text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ from train.data.packing import Packing, pack
 from train.data.stream import TokenStream
 
 _ARRAYS = ("starts", "lengths", "ends")
+_HASHES = "sha256.txt"
 
 
 def open_packing(
@@ -37,11 +39,13 @@ def open_packing(
         _keep(packing, place)
         return packing
     try:
-        starts, lengths, ends = (np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-        packing = Packing(context, *map(np.asarray, (starts, lengths, ends)))
-        whole = len(starts) == len(lengths) == ends[-1] and lengths.sum() == len(tokens) - 1
-    except (OSError, EOFError, ValueError, IndexError):
+        whole = (place / _HASHES).read_text(encoding="utf-8") == _hashes(place)
+    except (OSError, ValueError):
         whole = False
+    if whole:
+        arrays = (np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+        packing = Packing(context, *map(np.asarray, arrays))
+        whole = packing.lengths.sum() == len(tokens) - 1
     if not whole:
         raise DataError("damaged; delete this folder, it is made again.", path=place)
     return packing
@@ -53,6 +57,15 @@ def _keep(packing: Packing, place: Path) -> None:
         temporary.mkdir()
         for name in _ARRAYS:
             np.save(temporary / f"{name}.npy", getattr(packing, name))
+        (temporary / _HASHES).write_text(_hashes(temporary), encoding="utf-8")
         temporary.rename(place)
     except OSError:  # A read-only folder, or another process was first.
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hashes(place: Path) -> str:
+    digests = []
+    for name in _ARRAYS:
+        with (place / f"{name}.npy").open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return "\n".join(digests)

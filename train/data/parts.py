@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -37,9 +38,11 @@ class UnfinishedError(DataError):
 class SplitCounts:
     """What a part has for one split."""
 
-    documents: int = 0
-    text_bytes: int = 0
-    tokens: int = 0
+    documents: int
+    text_bytes: int
+    tokens: int
+    sha256: str
+    """Of the tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ def read_info(folder: Path, index: int, tokenizer: Tokenizer) -> PartInfo | None
         info = from_json(json.loads(_info_file(folder, index).read_bytes()), PartInfo, "it")
         tokens = {split: info.splits[split].tokens for split in SPLITS}
         sizes = {split: tokens_file(folder, index, split).stat().st_size for split in SPLITS}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, RecursionError, KeyError):
         return None
     if info.tokenizer_fingerprint != tokenizer.fingerprint:
         raise UnfinishedError(
@@ -104,7 +107,8 @@ def encode_part(
       DataError: If something cannot be read.
     """
     left_out = documents = text_bytes = 0
-    counts: dict[Split, SplitCounts] = {split: SplitCounts() for split in SPLITS}
+    counts: dict[Split, SplitCounts] = {split: SplitCounts(0, 0, 0, "") for split in SPLITS}
+    hashes = {split: hashlib.sha256() for split in SPLITS}
     dtype = smallest_dtype(tokenizer.vocab_size)
     with contextlib.ExitStack() as stack:
         files = {
@@ -115,11 +119,14 @@ def encode_part(
             for split, file in files.items():
                 own = [routed for routed in batch if routed.split == split]
                 tokens = _with_ends(tokenizer, own, dtype)
-                file.write(tokens.tobytes())
+                block = tokens.tobytes()
+                file.write(block)
+                hashes[split].update(block)
                 counts[split] = SplitCounts(
                     counts[split].documents + len(own),
                     counts[split].text_bytes + _size(own),
                     counts[split].tokens + len(tokens),
+                    "",
                 )
             left_out += sum(routed.split is None for routed in batch)
             documents += len(batch)
@@ -133,7 +140,10 @@ def encode_part(
         documents,
         text_bytes,
         left_out,
-        {split: counts[split] for split in SPLITS},
+        {
+            split: dataclasses.replace(counts[split], sha256=hashes[split].hexdigest())
+            for split in SPLITS
+        },
     )
     write_whole(_info_file(folder, index), json.dumps(to_json(info)).encode())
     told(0, 0, 1)

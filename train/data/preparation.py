@@ -49,7 +49,11 @@ def prepared_folder(config: DataConfig) -> Path:
 
 
 def prepare(
-    config: DataConfig, *, workers: int | None = None, progress: Progress | None = None
+    config: DataConfig,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    full: bool = False,
 ) -> Manifest:
     """Makes the shards of a config if they are not there, and checks them if they are.
 
@@ -58,6 +62,7 @@ def prepare(
       workers: How many files are read at a time, each by a process; all cores if None. The shards
         do not depend on it.
       progress: Called now and then with what is done so far.
+      full: Hash every shard that is there, whether it was touched since the last time or not.
 
     Returns:
       What the folder holds; nothing in it is ever changed later.
@@ -86,7 +91,7 @@ def prepare(
     if not is_made_by(config.tokenizer, manifest.tokenizer, manifest.tokenizer_fingerprint):
         message = f"made by {manifest.tokenizer!r} and not by {config.tokenizer!r}; {WAY_OUT}"
         raise DataError(message, path=folder)
-    verify(folder, manifest)
+    verify(folder, manifest, full=full)
     return manifest
 
 

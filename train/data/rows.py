@@ -49,6 +49,10 @@ class Rows(Protocol):
         """The rows of these numbers; one past the end has nothing but weights of 0."""
         ...
 
+    def pieces(self, number: int) -> list[tuple[int, int]]:
+        """Where each piece of a row that is trained on starts in the stream, and its length."""
+        ...
+
 
 class Windows:
     """The stream cut into rows of `context` tokens, whose targets are the tokens one further.
@@ -92,6 +96,10 @@ class Windows:
                     weights_BT[row, :length] = 1.0
         return Batch(block_BT1[:, :-1], block_BT1[:, 1:], weights_BT)
 
+    def pieces(self, number: int) -> list[tuple[int, int]]:
+        """One piece, the window."""
+        return [(number * self.context, self.context)]
+
 
 class PackedDocuments:
     """Rows of whole documents, or of pieces of those that are longer than a row.
@@ -134,6 +142,10 @@ class PackedDocuments:
                 segment_ids_BT[row, begin:end] = segment
             weights_BT[row, :end] = 1.0
         return Batch(inputs_BT, targets_BT, weights_BT, segment_ids_BT)
+
+    def pieces(self, number: int) -> list[tuple[int, int]]:
+        """One for each document, or piece of one, in the row."""
+        return list(self._packing.row(number))
 
 
 @functools.lru_cache(maxsize=4)

@@ -49,10 +49,14 @@ class TokenStream:
             self.copy(start, row)
         return copied
 
+    def locate(self, position: int) -> tuple[int, int]:
+        """The number of the shard that holds a token, and which of its tokens it is."""
+        index = bisect.bisect_right(self._starts, position) - 1
+        return index, position - self._starts[index]
+
     def copy(self, start: int, into: np.ndarray) -> None:
         """Fills an array with the tokens from `start` on, of which there must be enough."""
-        index = bisect.bisect_right(self._starts, start) - 1
-        offset = start - self._starts[index]
+        index, offset = self.locate(start)
         head = self._shards[index][offset : offset + len(into)]
         into[: len(head)] = head
         filled = len(head)

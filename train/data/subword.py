@@ -92,7 +92,9 @@ class SubwordTokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json."""
-        self._encoding.save(str(folder / _SAVED_AS))
+        # Not by the library, whose errors about a full disk are no OSError.
+        text = self._encoding.to_str(pretty=True)
+        (folder / _SAVED_AS).write_text(text, encoding="utf-8", newline="")
 
 
 def find_files(path: Path) -> list[Path]:

@@ -1,8 +1,10 @@
 """Is a prepared folder still what its manifest says? Cheaply on every start, fully when in doubt.
 
 The size of every file is compared each time. Its hash is, too, if the file was touched since it was
-last known to be good: verified.json remembers sizes and modification times. It is a mere memory; a
-folder copied to another machine, or one that cannot be written, is hashed again.
+last known to be good: verified.json remembers its size, and when it was modified and changed. The
+latter no program can set back. It is a mere memory; a folder copied to another machine, or one that
+cannot be written, is hashed again. A disk that alters bytes on its own leaves no sign: `full` finds
+that.
 """
 
 from __future__ import annotations
@@ -56,13 +58,15 @@ def remember(folder: Path, manifest: Manifest) -> None:
 
 def _stamps(folder: Path, manifest: Manifest) -> dict[str, list[int]]:
     stats = {name: (folder / name).stat() for name in manifest.shards}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    return {
+        name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()
+    }
 
 
 def _remembered(folder: Path) -> dict[str, list[int]]:
     try:
         memory = json.loads((folder / _MEMORY_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return memory if isinstance(memory, dict) else {}
 
@@ -103,6 +107,8 @@ def token_blocks(
 def _check_size(path: Path, shard: Shard, manifest: Manifest) -> None:
     if not path.is_file():
         raise DataError(f"missing; {WAY_OUT}", path=path)
+    if path.is_symlink() and not manifest.header_bytes:  # Token files of elsewhere are linked.
+        raise DataError(f"a link, where a file was written; {WAY_OUT}", path=path)
     size = path.stat().st_size
     wanted = manifest.header_bytes + shard.tokens * np.dtype(manifest.dtype).itemsize
     if size != wanted:

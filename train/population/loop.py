@@ -19,13 +19,14 @@ from train.checkpointing import Checkpointer
 from train.config import RunConfig, config_hash
 from train.data import Dataset, open_dataset
 from train.interrupts import Interrupted, StopRequest
-from train.loop import Progress, check_vocabulary
 from train.population.hyperparameters import check_together
 from train.population.program import PopulationProgram, build_population
 from train.population.recorder import PopulationRecorder
+from train.progress import Progress
 from train.records import FinalRecord
-from train.run_folder import claim, finished, held
+from train.run_folder import check_writable, claim, finished, held
 from train.stopwatch import Stopwatch
+from train.vocabulary import check_vocabulary
 
 
 def train_population(
@@ -74,19 +75,19 @@ def train_population(
         return [final for final in done if final]
     dataset = dataset or open_dataset(configs[0].data)
     check_vocabulary(configs[0], dataset)
+    for folder in folders:
+        check_writable(folder)
     program = program or build_population(configs)
     assert program.configs == tuple(configs)
-    with contextlib.ExitStack() as holds:
+    with contextlib.ExitStack() as stack:
         for folder, config in zip(folders, configs, strict=True):
-            holds.enter_context(held(folder))
+            stack.enter_context(held(folder))
             claim(folder, config)
         done = _ended(configs, folders)  # Another process may have ended one meanwhile.
         run = _Run(folders, done, checkpoints, program, dataset, on_progress)
-        try:
-            with StopRequest() as stop:
-                return run.to_the_end(stop)
-        finally:
-            run.close()
+        stop = stack.enter_context(StopRequest())
+        stack.callback(run.close)  # Before the request is: a signal must not end a save.
+        return run.to_the_end(stop)
 
 
 def _ended(configs: Sequence[RunConfig], folders: Sequence[Path]) -> list[FinalRecord | None]:
@@ -151,6 +152,7 @@ class _Run:
                 if pause:
                     with self._clock.paused():
                         self._between_steps(step, stop)
+        self._checkpointer.wait()  # Whoever finds final records finds the last state, too.
         records.end(records.running, config.steps, self._program, self._clock.seconds)
         if stop.signum:  # It came with the last step: the caller must not go on to other runs.
             raise Interrupted(stop.signum, config.steps)
@@ -178,6 +180,10 @@ class _Run:
         config, records, seconds = self._config, self._records, self._clock.seconds
         losses, in_a_row = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
         running = records.running
+        skipped = in_a_row > 0
+        spiking = [m for m in running if records.stands_out(m, losses[m], skipped=skipped[m])]
+        if spiking:
+            records.spike(spiking, step, metrics, seconds)
         stuck = [m for m in running if in_a_row[m] >= config.max_consecutive_skips]
         logged = running if self._is_due(step, config.log_every) else stuck
         if logged:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,7 @@ class PopulationRecorder:
         self._recorders: dict[int, Recorder] = {}
         for member, (config, folder) in enumerate(zip(configs, folders, strict=True)):
             if self._finals[member] is None:
-                recorder = Recorder(folder / RECORDS, config, dataset, after_step)
-                self._recorders[member] = recorder
-                if after_step and recorder.empty:
-                    raise ValueError(
-                        f"{folder} lacks the records of the {after_step} steps that the "
-                        "population's checkpoint holds: move its checkpoints away to begin again."
-                    )
+                self._recorders[member] = Recorder(folder / RECORDS, config, dataset, after_step)
 
     @property
     def running(self) -> list[int]:
@@ -75,10 +69,17 @@ class PopulationRecorder:
 
     def step(self, members: Iterable[int], step: int, metrics: Any, seconds: float) -> None:
         """A training step of some members, from the metrics of all."""
-        host = jax.device_get(metrics)
-        for member in members:
-            own = jax.tree.map(lambda values, member=member: values[member], host)
+        for member, own in _own(members, metrics):
             self._recorders[member].step(step, own, self._share(seconds))
+
+    def stands_out(self, member: int, loss: float, *, skipped: bool) -> bool:
+        """Whether a member's step is one to be recorded by `spike`; to be asked of every step."""
+        return self._recorders[member].stands_out(loss, skipped=skipped)
+
+    def spike(self, members: Iterable[int], step: int, metrics: Any, seconds: float) -> None:
+        """A step of the members of which it stands out, from the metrics of all."""
+        for member, own in _own(members, metrics):
+            self._recorders[member].spike(step, own, self._share(seconds))
 
     def evaluation(
         self, members: Iterable[int], step: int, losses: np.ndarray, seconds: float
@@ -109,3 +110,10 @@ class PopulationRecorder:
 
     def _share(self, seconds: float) -> float:
         return seconds / len(self._finals)
+
+
+def _own(members: Iterable[int], metrics: Any) -> Iterator[tuple[int, Any]]:
+    """Some members, each with its metrics."""
+    host = jax.device_get(metrics)
+    for member in members:
+        yield member, jax.tree.map(lambda values, member=member: values[member], host)

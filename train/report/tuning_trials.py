@@ -9,7 +9,6 @@ The JSON file says what was tuned: the search spaces, and the number of trials.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from train.report.comparison import Comparison, Group
 from train.report.conditions import check_conditions
 from train.report.runs import Run, read_runs
 from train.tuning.dimensions import Dimension, from_dict
+from train.typed_json import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,22 +129,49 @@ def load_results(path: Path, *, allow_mixed: bool = False) -> Results:
     if not is_tuning(path):
         raise ValueError(f"{path} holds no tuning: `python -m train tune` makes one")
     about = path / TUNING if path.is_dir() else path.with_suffix(".json")
+    tuning = read_json(about, _About)
     text = about.read_text(encoding="utf-8")
-    tuning = json.loads(text)
     notices: list[str] = []
     runs = [run for file in record_files(path) for run in read_runs(file, notices.append)[0]]
     if not runs:
         raise ValueError(f"{path} holds no trials yet: wait for the first, or tune again")
     check_conditions([_apart(run) for run in runs], allow_mixed=allow_mixed)
-    tuned = [_tuned(runs, space) for space in tuning["spaces"]]
+    tuned = [_tuned(runs, space) for space in tuning.spaces]
     tuned.sort(key=lambda one: one.best.loss if one.best else math.inf)
     groups = tuple(one.group for one in tuned)
-    return Results(tuple(tuned), tuning["trials"], Comparison(groups, text, tuple(notices)))
+    return Results(tuple(tuned), tuning.trials, Comparison(groups, text, tuple(notices)))
 
 
-def _tuned(runs: Sequence[Run], space: dict[str, Any]) -> Tuned:
-    title = space["optimizer"]["kind"]
-    dimensions = tuple(from_dict(dimension) for dimension in space["dimensions"])
+@dataclass(frozen=True)
+class _Optimizer:
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Space:
+    optimizer: _Optimizer
+    dimensions: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        """Refuses what is no dimension."""
+        self.parsed()
+
+    def parsed(self) -> tuple[Dimension, ...]:
+        """The dimensions."""
+        return tuple(map(from_dict, self.dimensions))
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is read of a tuning's own file."""
+
+    spaces: tuple[_Space, ...]
+    trials: int
+
+
+def _tuned(runs: Sequence[Run], space: _Space) -> Tuned:
+    title = space.optimizer.kind
+    dimensions = space.parsed()
     own = {_number(run): run for run in runs if run.record.optimizer == title.lower()}
     ended = tuple(_trial(own[number], dimensions) for number in sorted(own) if own[number].final)
     group = Group(title.lower(), title, tuple(own[number] for number in sorted(own)), cost=None)
@@ -153,12 +180,15 @@ def _tuned(runs: Sequence[Run], space: dict[str, Any]) -> Tuned:
 
 def _trial(run: Run, dimensions: Sequence[Dimension]) -> Trial:
     assert run.final
-    if not run.record.config:
-        raise ValueError(f"{run.where}: the trial's settings are not there: it needs its `config`")
+    try:
+        config = run.record.config["optimizer"]
+        settings = {dimension.field: config[dimension.field] for dimension in dimensions}
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{run.where}: the trial's settings are not there: it needs its `config`"
+        ) from None
     if not run.evals:
         raise ValueError(f"{run.where}: the trial has no evaluation, and so no loss to start from")
-    config = run.record.config["optimizer"]
-    settings = {dimension.field: config[dimension.field] for dimension in dimensions}
     return Trial(_number(run), settings, run, run.final)
 
 

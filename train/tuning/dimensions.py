@@ -7,9 +7,10 @@ means the same place in the space of every optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from train.typed_json import from_json
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Choices:
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        if len(set(self.values)) < max(len(self.values), 2):
+        if len(self.values) < 2 or any(self.values.count(value) > 1 for value in self.values):
             raise ValueError(f"{self} is no choice: it must have two or more different values.")
 
     def at(self, unit: float) -> Any:
@@ -122,7 +123,7 @@ class Choices:
 
 
 Dimension = Uniform | LogUniform | LogComplement | Choices
-_KINDS: dict[str, Callable[..., Dimension]] = {
+_KINDS: dict[str, type[Dimension]] = {
     kind.__name__: kind for kind in (Uniform, LogUniform, LogComplement, Choices)
 }
 
@@ -133,10 +134,11 @@ def from_dict(fields: dict[str, Any]) -> Dimension:
     Example:
       >>> from_dict({"kind": "LogUniform", "field": "learning_rate", "low": 0.1, "high": 1.0})
       LogUniform(field='learning_rate', low=0.1, high=1.0)
+
+    Raises:
+      ValueError: If it is none.
     """
-    rest = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in fields.items()
-        if name != "kind"
-    }
-    return _KINDS[fields["kind"]](**rest)
+    kind = fields.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"a dimension is {kind!r:.80}, allowed are {', '.join(_KINDS)}")
+    return from_json(fields, _KINDS[kind], kind)

@@ -55,7 +55,7 @@ class Heartbeat:
         """Whether a worker has given a sign of life of late."""
         self._beat()
         try:
-            theirs = (self._folder / worker).stat().st_mtime
+            theirs = (self._folder / Path(worker).name).stat().st_mtime
         except FileNotFoundError:
             return False
         return (self._folder / self.name).stat().st_mtime - theirs < self._stale_after

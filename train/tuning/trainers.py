@@ -14,9 +14,11 @@ from typing import Protocol
 from train.config import RunConfig, config_hash
 from train.data import Dataset
 from train.display import RunDisplay
-from train.loop import Progress, StuckError, train
+from train.loop import train
 from train.population import populations, train_population
+from train.progress import Progress
 from train.records import FinalRecord
+from train.stuck import StuckError
 
 
 class TrainAll(Protocol):

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from train.data import open_dataset
 from train.display import RunDisplay
-from train.loop import check_vocabulary
 from train.run_folder import check_owner, finished
 from train.sharding import check_mesh
 from train.tuning.config import Tuning
 from train.tuning.heartbeat import STALE_AFTER, Heartbeat, OverdueError
 from train.tuning.queue import TUNING, TrialQueue
 from train.tuning.trainers import OneByOne, Together, TrainAll
+from train.vocabulary import check_vocabulary
 
 _POLL = 1.0
 """Seconds between two looks at what other workers do."""

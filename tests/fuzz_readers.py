@@ -1,0 +1,238 @@
+"""What reads files from disk, each as a target that can be fed with any bytes.
+
+Each target writes the bytes as the file that a reader expects, and reads it. Either it is a value,
+and then that is written and read back the same; or it is refused with a `ValueError` of one
+printable line that names the file. Anything else is a finding. `tests.fuzz` looks for some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models import TransformerConfig
+from train.config import RunConfig, to_dict
+from train.data.json_lines import JsonLines
+from train.data.manifest import MANIFEST_FILE, Manifest, Shard, SplitInfo, shard_name
+from train.data.packing import pack
+from train.data.packing_files import open_packing
+from train.data.parts import PartInfo, SplitCounts, read_info, tokens_file
+from train.data.splitting import SPLITS
+from train.data.stream import TokenStream
+from train.data.tokenizers import ByteTokenizer
+from train.data.verify import verify
+from train.read_config import read_run_config
+from train.record_files import TUNING, read_file
+from train.records import encode, read_records
+from train.report.tuning_trials import load_results
+from train.run_folder import CONFIG, RECORDS, check_owner, write_config
+from train.typed_json import from_json, to_json
+
+RESULTS = Path(__file__).parent.parent / "results" / "study"
+TOKENS = np.array([255, 97, 98, 255], np.uint8)
+SHARD = Shard(len(TOKENS), hashlib.sha256(TOKENS).hexdigest())
+SPLIT_INFOS = [SplitInfo(1, 2, {shard_name(split, 0): SHARD}) for split in SPLITS]
+MANIFEST = Manifest(
+    source="stdlib",
+    validation_source=None,
+    tokenizer="bytes",
+    tokenizer_fingerprint=ByteTokenizer.fingerprint,
+    vocab_size=256,
+    end_of_document=255,
+    dtype="uint8",
+    left_out=0,
+    train=SPLIT_INFOS[0],
+    validation=SPLIT_INFOS[1],
+)
+STREAM = TokenStream([TOKENS])
+RUN = RunConfig(
+    model=TransformerConfig(vocab_size=256, context=128, layers=1, d_model=8, heads=1, d_ff=16)
+)
+
+
+class Target(NamedTuple):
+    """A file, what reads it, and what it reads without a complaint."""
+
+    file: str
+    read: Callable[[Path], None]
+    seeds: Callable[[], list[bytes]]
+    prepare: Callable[[Path], None] = lambda folder: None
+    """Puts beside it, once, what else the reader needs."""
+
+
+def check(target: Target, folder: Path, content: bytes) -> bool:
+    """Whether a file of these bytes is accepted.
+
+    Raises:
+      AssertionError: It is refused in a way that helps nobody, or not written back the same.
+      Exception: Whatever the reader should not have raised.
+    """
+    path = folder / target.file
+    path.write_bytes(content)
+    try:
+        target.read(path)
+    except UnicodeError:
+        raise  # A ValueError too, but one that nobody meant.
+    except ValueError as error:
+        message = str(error)
+        assert str(folder) in message, f"names no file: {message}"
+        assert message.isprintable(), f"not one printable line: {message!r}"
+        assert len(message) < 1000, f"longer than anybody reads: {message}"
+        return False
+    return True
+
+
+def _read_manifest(path: Path) -> None:
+    _sign(path)
+    found = Manifest.read(path.parent)
+    path.write_text(found.to_json(), encoding="utf-8")
+    assert Manifest.read(path.parent) == found
+    assert found.summary()
+    assert len(found.fingerprint) == 64
+    verify(path.parent, found, full=True)
+
+
+def _sign(path: Path) -> None:
+    """Makes the checksum fit, without which no change gets any further."""
+    with contextlib.suppress(ValueError, RecursionError, TypeError):
+        found = from_json(json.loads(path.read_bytes()), Manifest, "it")
+        path.write_text(found.to_json(), encoding="utf-8")
+
+
+def _read_memory(path: Path) -> None:
+    try:
+        verify(path.parent, MANIFEST)
+    except ValueError as error:
+        raise AssertionError("what is remembered must not decide what is good") from error
+
+
+def _put_shards(folder: Path) -> None:
+    for split in SPLITS:
+        (folder / shard_name(split, 0)).write_bytes(TOKENS.tobytes())
+
+
+def _read_part(path: Path) -> None:
+    info = read_info(path.parent, 0, ByteTokenizer())
+    if info is not None:
+        path.write_text(json.dumps(to_json(info)), encoding="utf-8")
+        assert read_info(path.parent, 0, ByteTokenizer()) == info
+
+
+def _part_seeds() -> list[bytes]:
+    counts = {split: SplitCounts(1, 2, 4, SHARD.sha256) for split in SPLITS}
+    info = PartInfo(ByteTokenizer.fingerprint, 2, 4, 0, dict(counts))
+    return [json.dumps(to_json(info)).encode()]
+
+
+def _put_part(folder: Path) -> None:
+    for split in SPLITS:
+        tokens_file(folder, 0, split).write_bytes(TOKENS.tobytes())
+
+
+def _read_packing(path: Path) -> None:
+    found = open_packing(path.parents[1], "train", STREAM, 255, 2)
+    wanted = pack(STREAM, 255, 2)
+    assert [list(found.row(i)) for i in range(len(found))] == [
+        list(wanted.row(i)) for i in range(len(wanted))
+    ]
+
+
+def _put_packing(folder: Path) -> None:
+    open_packing(folder, "train", STREAM, 255, 2)
+
+
+def _packing_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        _put_packing(Path(folder))
+        return [(Path(folder) / TARGETS["packing"].file).read_bytes()]
+
+
+def _read_documents(path: Path) -> None:
+    for document in JsonLines(str(path), "text").documents():
+        assert document.name.startswith(str(path))
+
+
+def _read_records(path: Path) -> None:
+    found = read_records(path, notice=lambda _: None)
+    written = b"".join(map(encode, found))
+    path.write_bytes(written)
+    assert b"".join(map(encode, read_records(path))) == written
+
+
+def _put_records(folder: Path) -> None:
+    (folder / RECORDS).write_bytes(_record_seeds()[0])
+
+
+def _read_folder(path: Path) -> None:
+    for _, record in read_file(path.with_name(RECORDS)):
+        encode(record)
+
+
+def _record_seeds() -> list[bytes]:
+    """A run without its configuration, the start of one with it, and a line of each kind."""
+    lines = (RESULTS / "tokens-100.jsonl").read_bytes().splitlines(keepends=True)
+    first = json.dumps({**json.loads(lines[0]), "config": {}}).encode() + b"\n"
+    by_kind = {json.loads(line)["kind"]: line for line in lines}
+    return [first, b"".join(lines[:3]), *by_kind.values()]
+
+
+def _read_configuration(path: Path) -> None:
+    check_owner(path, RUN)
+
+
+def _read_run_config(path: Path) -> None:
+    found = read_run_config(path)
+    write_config(path, found)
+    assert to_dict(read_run_config(path)) == to_dict(found)
+
+
+def _configuration_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        write_config(path, RUN)
+        return [path.read_bytes()]
+
+
+def _read_tuning(path: Path) -> None:
+    load_results(path.with_suffix(".jsonl"))
+
+
+def _put_trials(folder: Path) -> None:
+    lines = (RESULTS / "tuning.jsonl").read_bytes().splitlines(keepends=True)
+    starts = [i for i, line in enumerate(lines) if line.startswith(b'{"kind": "run"')]
+    (folder / TUNING).with_suffix(".jsonl").write_bytes(b"".join(lines[: starts[2]]))
+
+
+TARGETS = {
+    "manifest": Target(
+        MANIFEST_FILE, _read_manifest, lambda: [MANIFEST.to_json().encode()], _put_shards
+    ),
+    "memory": Target("verified.json", _read_memory, lambda: [b"{}"], _put_shards),
+    "part": Target("00000.part", _read_part, _part_seeds, _put_part),
+    "packing": Target("packing-train-2/starts.npy", _read_packing, _packing_seeds, _put_packing),
+    "documents": Target(
+        "documents.jsonl", _read_documents, lambda: [b'{"text": "a"}\n\n{"text": ""}\n']
+    ),
+    "records": Target("many.jsonl", _read_records, _record_seeds),
+    "folder": Target(CONFIG, _read_folder, _configuration_seeds, _put_records),
+    "configuration": Target(CONFIG, _read_configuration, _configuration_seeds),
+    "replay": Target(CONFIG, _read_run_config, _configuration_seeds),
+    "tuning": Target(
+        TUNING, _read_tuning, lambda: [(RESULTS / "tuning.json").read_bytes()], _put_trials
+    ),
+}
+
+
+@contextlib.contextmanager
+def scratch(target: Target) -> Iterator[Path]:
+    """A folder in which the target can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        target.prepare(Path(folder))
+        yield Path(folder)

@@ -1,0 +1,155 @@
+"""A disk that takes no more, or nothing at all: said in a sentence, and nothing whole is lost."""
+
+import errno
+import os
+import shlex
+import subprocess
+import sys
+
+import chex
+import pytest
+
+from tests.disks import ROOT, needs_mounts, on_own_disk, python
+from tests.runs import arrays_in, numbers_in
+from train.disk import DiskFullError, check_room, full_disk_explained
+from train.run_folder import check_writable
+
+RUN = shlex.split(
+    "-m train run nano --steps 6 --batch-size 8 --context 16 --log-every 1 --eval-every 6 "
+    "--eval-batches 1 --checkpoint-every 2 --schedule.warmup-steps 2 --data.source synthetic "
+    "--model.layers 1 --model.d-model 64 --model.heads 2 --model.kv-heads 2 --model.d-ff 128"
+)
+
+SAVE_UNTIL_FULL = """
+import sys
+from pathlib import Path
+from tests.test_checkpoint_damage import check_is_of, restored, save
+from train.disk import DiskFullError
+
+folder = Path(sys.argv[1]) / "checkpoints"
+for step in range(1, 100):
+    try:
+        save(folder, step)
+    except DiskFullError as error:
+        print(error)
+        break
+check_is_of(step - 1, restored(folder))
+print(sorted(path.name for path in folder.iterdir()) == [str(step - 2), str(step - 1)])
+(Path(sys.argv[1]) / "ballast").unlink()
+save(folder, step)
+check_is_of(step, restored(folder))
+"""
+
+TRAIN = """
+import sys
+from pathlib import Path
+from tests import tiny
+from train import loop
+
+loop.build_program = None  # It is not come to.
+try:
+    loop.train(tiny.run_config(Path(sys.argv[1])), Path(sys.argv[2]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "file"),
+        OSError(errno.ENOSPC, "in other words"),
+        ValueError(f"RESOURCE_EXHAUSTED: Error writing: {os.strerror(errno.ENOSPC)} [28]"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_whoever_found_it(error, tmp_path):
+    sentence = r"takes no more \(.*make room, and the same command goes on"
+    with pytest.raises(DiskFullError, match=sentence), full_disk_explained(tmp_path):
+        raise error
+
+
+def test_a_save_that_cannot_come_to_its_end_is_not_begun(tmp_path):
+    check_room(tmp_path, 1000)
+    with pytest.raises(DiskFullError, match=r"has room for .* and a checkpoint takes 1e\+06 TB"):
+        check_room(tmp_path, 10**18)
+
+
+def test_other_errors_are_left_as_they_are(tmp_path):
+    with pytest.raises(PermissionError), full_disk_explained(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_a_folder_that_can_be_written_to_is_left_as_it_is(tmp_path):
+    check_writable(tmp_path / "a" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_run_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match=r"run cannot be written to \(Not a directory\): choose"):
+        check_writable(tmp_path / "run")
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint_and_room_is_all_that_is_missing(disk):
+    fill = f"head -c 300K /dev/zero > {disk}/ballast"
+    result = on_own_disk(disk, "size=600k", fill, python("-c", SAVE_UNTIL_FULL, disk))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{disk}/checkpoints takes no more (No space left on device)")
+    assert result.stdout.endswith("True\n")
+    assert "Traceback" not in result.stderr
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_read_only_folder_is_refused_before_anything_is_compiled(disk):
+    train = python("-c", TRAIN, disk.parent / "cache", disk / "run")
+    result = on_own_disk(disk, "ro", train)
+    assert result.stdout.startswith(f"{disk}/run cannot be written to (Read-only file system)")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(
+        [sys.executable, *RUN, "--out", "run"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    return folder / "run"
+
+
+@needs_mounts
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    "room", [pytest.param("8k", id="records"), "600k", "1700k", pytest.param("2800k", id="last")]
+)
+def test_a_run_that_fills_its_disk_says_so_and_goes_on_to_the_same_bits(disk, undisturbed, room):
+    run = python(*RUN, "--out", disk / "run")
+    result = on_own_disk(
+        disk,
+        "size=40m",
+        f"head -c 40M /dev/zero > {disk}/ballast; truncate -s -{room} {disk}/ballast",
+        f"{run} >&2; echo status $?",
+        f"rm {disk}/ballast",
+        f"{run} >&2; echo status $?",
+        f"cp -r {disk}/run {disk.parent}/copy",
+        cwd=undisturbed.parent,
+    )
+    assert result.stdout.splitlines() == ["status 1", "status 0"], result.stderr
+    assert result.stderr.count("make room, and the same command goes on") == 1
+    assert "Traceback" not in result.stderr
+    again = disk.parent / "copy"
+    assert numbers_in(again) == numbers_in(undisturbed)
+    chex.assert_trees_all_equal(arrays_in(again, 6), arrays_in(undisturbed, 6))

@@ -1,0 +1,83 @@
+"""The targets of `make fuzz`: what they read is read, and what was found once is refused."""
+
+import json
+
+import pytest
+
+from tests.fuzz_json import mutated
+from tests.fuzz_readers import RESULTS, RUN, TARGETS, check, scratch
+from train.config import to_dict
+
+DEEP = b"[" * 50_000
+FOUND = {
+    "manifest": [
+        b'{"source": "\\ud800"}',
+        b'{"train": {"a\\nb": 1}, "train": {"shards": {"a\\nb": 1}}}',
+    ],
+    "memory": [DEEP, b"[]", b'{"train-00000.bin": [4, 1, 1]}'],
+    "part": [DEEP, b'{"splits": {}}'],
+    "packing": [b"", b"\x93NUMPY\x01\x00v\x00{'descr': " + b"-" * 8000],
+    "documents": [DEEP, b'{"text": "a"}\n' + DEEP],
+    "records": [DEEP + b"\n", b"\x00" * 4 + b"[\n"],
+    "folder": [
+        b"{",
+        DEEP,
+        b"3",
+        b'{"kind": [NaN]}',
+        b'{"kind": "\\ud800"}',
+        b'{"kind": ' + b"[" * 400 + b"]" * 400 + b"}",
+    ],
+    "configuration": [b"{", DEEP, b'{"a\\nb": 1}', json.dumps({"steps": "x" * 5000}).encode()],
+    "replay": [
+        b"{",
+        DEEP,
+        b"3",
+        json.dumps(to_dict(RUN) | {"schedule": 3}).encode(),
+        json.dumps(to_dict(RUN) | {"batch_size": 10**400, "accumulate": 1.5}).encode(),
+    ],
+    "tuning": [
+        b"{",
+        b"3",
+        b"{}",
+        b'{"spaces": [], "trials": "9"}',
+        b'{"spaces": [3], "trials": 9}',
+        *(
+            json.dumps(
+                {"spaces": [{"optimizer": {"kind": "AdamW"}, "dimensions": [one]}], "trials": 9}
+            ).encode()
+            for one in (
+                {"kind": {}},
+                {"kind": "Gaussian"},
+                {"kind": "Uniform", "field": "b2", "low": [0.1], "high": 1.0},
+                {"kind": "Choices", "field": "b2", "values": [{}, {}]},
+            )
+        ),
+    ],
+}
+"""Each once ended in a traceback, or in a sentence that named no file or had several lines."""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_was_found_is_refused_in_one_sentence_or_passed_over(name):
+    target = TARGETS[name]
+    with scratch(target) as folder:
+        for content in FOUND[name]:
+            check(target, folder, content)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_reads_what_is_right_and_changes_of_it_do_no_harm(name):
+    target = TARGETS[name]
+    with scratch(target) as folder:
+        for content in target.seeds():
+            assert check(target, folder, content)
+            for seed in range(40):
+                changed = mutated(content, seed)
+                if changed is not None:
+                    check(target, folder, changed)
+
+
+def test_a_mutation_is_drawn_from_its_seed_alone():
+    content = (RESULTS / "tuning.json").read_bytes()
+    assert mutated(content, 3) == mutated(content, 3) != mutated(content, 4)
+    assert mutated(b"\xff", 3) is None

@@ -1,0 +1,229 @@
+"""Real processes of `python -m train`, killed at chosen moments, and what they leave compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.records import Record, read_records
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT = 240
+"""Seconds in which a command ends even on a busy machine."""
+
+Moment = Callable[[], bool]
+"""Whether it is time."""
+
+
+def seeded() -> random.Random:
+    """Draws moments; `TORTURE_SEED` draws the same ones again."""
+    seed = int(os.environ.get("TORTURE_SEED", random.randrange(10**6)))
+    print(f"TORTURE_SEED={seed}")
+    return random.Random(seed)
+
+
+class Command:
+    """A command under way in a process group of its own.
+
+    Args:
+      folder: Its working folder, where it also keeps its compiled programs.
+      words: What comes after `python -m train`.
+      devices: Virtual CPU devices.
+      terminal: Where it prints; by default where `ended` reads it.
+    """
+
+    def __init__(
+        self, folder: Path, *words: str, devices: int = 1, terminal: int = subprocess.PIPE
+    ) -> None:
+        flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+        environment = {
+            "XLA_FLAGS": flags,
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "300",
+            # Everything compiled is kept, so that a restart is quick.
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "train", *words],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def until(self, moment: Moment, then_seconds: float = 0.0) -> Command:
+        """Waits for a moment and a little more; it is an error to end before it."""
+        deadline = time.monotonic() + TIMEOUT
+        while not moment():
+            if self.process.poll() is not None:
+                assert moment(), f"ended before its moment: {self.process.communicate()[0]}"
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.001)
+        time.sleep(then_seconds)
+        return self
+
+    def send(self, *signals: signal.Signals, apart: float = 0.5) -> Command:
+        """Sends signals to the one process, as an orchestrator does."""
+        for signum in signals:
+            self.process.send_signal(signum)
+            time.sleep(apart if signum is not signals[-1] else 0)
+        return self
+
+    def send_to_all(self, signum: signal.Signals) -> Command:
+        """Sends a signal to its workers too, as a terminal does, or SLURM."""
+        os.killpg(self.process.pid, signum)
+        return self
+
+    def kill(self) -> None:
+        """Takes the process away without a warning; its workers notice, and end."""
+        self.process.kill()
+        self.ended()  # All have closed the pipe.
+
+    def workers(self) -> list[int]:
+        """The workers that it has started, and that have not ended."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                _, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+                is_worker = (
+                    b"spawn_main" in (folder / "cmdline").read_bytes()
+                )  # Empty of a dead one.
+                if is_worker and int(parent) == self.process.pid:
+                    found.append(int(folder.name))
+        return found
+
+    def ended(self) -> tuple[int, str]:
+        """Waits for its end: exit status, and what it printed."""
+        printed, _ = self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode, printed
+
+
+@contextlib.contextmanager
+def started(folder: Path, *words: str, **options: int) -> Iterator[Command]:
+    """A command that is gone when the context is left, with all that it started."""
+    command = Command(folder, *words, **options)
+    try:
+        yield command
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.process.pid, signal.SIGKILL)
+        command.process.wait()
+
+
+def finish(folder: Path, *words: str, **options: int) -> str:
+    """Runs a command to its end, which must be a good one."""
+    with started(folder, *words, **options) as command:
+        status, printed = command.ended()
+    assert status == 0, printed
+    return printed
+
+
+def without_clocks(records: list[Record]) -> list[dict[str, Any]]:
+    """Records as dictionaries, less what two equal runs may differ in."""
+    clocks = {"seconds", "device_seconds", "started", "tokens_per_second", "mfu"}
+    return [
+        {name: value for name, value in vars(record).items() if name not in clocks}
+        for record in records
+    ]
+
+
+def arrays_of(run: Path, step: int) -> dict[str, np.ndarray]:
+    """Parameters and optimizer state of a checkpoint, by their paths."""
+    leaves = {}
+    for item in ("params", "opt_state"):
+        checkpointer = ocp.PyTreeCheckpointer()
+        folder = (run / "checkpoints" / str(step) / item).absolute()
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        tree = checkpointer.restore(folder, restore_args=on_host)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            leaves[f"{item}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return leaves
+
+
+def assert_same_run(run: Path, undisturbed: Path, step: int) -> None:
+    """Checks that a run has the records and, bit for bit, the last state of an undisturbed one.
+
+    What it was killed at is gone too: no half-written file or folder is left.
+    """
+    ours, theirs = (read_records(folder / "records.jsonl") for folder in (run, undisturbed))
+    assert without_clocks(ours) == without_clocks(theirs)
+    ours, theirs = arrays_of(run, step), arrays_of(undisturbed, step)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype, name
+        assert ours[name].tobytes() == theirs[name].tobytes(), name
+    assert names_in(run) == names_in(undisturbed)
+
+
+def names_in(run: Path) -> set[str]:
+    """What lies in a run's folder and, but for the checkpoints themselves, beside them."""
+    paths = [path for folder in (run, run / "checkpoints") for path in folder.iterdir()]
+    return {path.name for path in paths if not path.name.isdigit()}
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- moments
+
+
+def holds_a_lock(pid: int) -> bool:
+    """Whether a process is at work in some run's folder."""
+    with contextlib.suppress(OSError):  # It may just be gone.
+        links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(link.endswith("/.lock") for link in links)
+    return False
+
+
+def exists(folder: Path, pattern: str, count: int = 1) -> Moment:
+    """When there are so many paths of a pattern."""
+    return lambda: len(list(folder.glob(pattern))) >= count
+
+
+def recorded(run: Path, step: int) -> Moment:
+    """When a step has been recorded."""
+    return lambda: f'"kind": "step", "schema": 1, "step": {step},' in _text(run)
+
+
+def ended(run: Path) -> Moment:
+    """When the last record is written."""
+    return lambda: '"kind": "final"' in _text(run)
+
+
+def saving(run: Path, after: int) -> Moment:
+    """While a step after this one is being saved, under the name that it has meanwhile."""
+
+    def moment() -> bool:
+        names = [path.name for path in (run / "checkpoints").glob("saving-*")]
+        return any(int(re.findall(r"\d+", name)[0]) > after for name in names)
+
+    return moment
+
+
+def _text(run: Path) -> str:
+    try:
+        return (run / "records.jsonl").read_text()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,106 @@
+"""Signals at all other times, from the first import on: the process says so and ends.
+
+Python runs a signal's handler between two of its own instructions, so a thread that compiles, or
+waits for another machine, would stop only when it is done. A second thread hears of every signal
+at once, and ends the process where the first does not begin to. That loses no more than a kill
+would, which is nothing that was finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Self
+
+from train.interrupts import SIGNALS, Interrupted, StopRequest, stays_ignored
+
+PATIENCE = 3.0
+"""Seconds that a process has to begin to stop, and to end after a second SIGINT."""
+
+
+class Stopping:
+    """A context that signals end: it says so, and exits with the status that a launcher expects.
+
+    Where a `StopRequest` is open, the run that opened it decides when; a second SIGINT is obeyed
+    within `PATIENCE` whatever is under way.
+
+    Attributes:
+      status: Exit status after any signal but SIGINT, after which it is 130. Before a command has
+        set it, 143: nobody may take a command that has not begun for one that has ended.
+      quiet: Says nothing, as where another process speaks for all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.status, self.quiet = 128 + signal.SIGTERM, quiet
+        self._interrupts = 0
+        self._was_heard = self._is_over = False
+
+    def __enter__(self) -> Self:
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for signum in SIGNALS:
+            if not stays_ignored(signum):
+                signal.signal(signum, self._stop)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lost
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self._is_over = True
+        for signum in SIGNALS:  # What is left to do is short, and the status stands.
+            signal.signal(signum, signal.SIG_DFL if signum == signal.SIGINT else signal.SIG_IGN)
+        if isinstance(error, Interrupted):
+            self._say(error)
+            sys.exit(self._status_after(error))
+
+    def _stop(self, signum: int, _: FrameType | None) -> None:
+        self._was_heard = True
+        raise Interrupted(signum)
+
+    def _lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Sends a signal again whose exception came up where Python drops them all.
+
+        JAX has such code in every garbage collection.
+        """
+        if isinstance(unraisable.exc_value, Interrupted):
+            signum = unraisable.exc_value.signal
+            self._interrupts -= signum == signal.SIGINT
+            # To the main thread, which may be waiting for something that only a signal ends.
+            main = threading.main_thread().ident
+            threading.Timer(0.1, signal.pthread_kill, [main, signum]).start()
+        else:
+            self._unraisable(unraisable)
+
+    def _watch(self) -> None:
+        while not self._is_over:
+            signum = os.read(self._read, 1)[0]
+            self._interrupts += signum == signal.SIGINT
+            time.sleep(PATIENCE)
+            ends = self._was_heard or StopRequest.was_heard or StopRequest.open_count > 0
+            if not self._is_over and (self._interrupts > 1 or not ends):
+                self._end(Interrupted(signum))
+
+    def _end(self, stop: Interrupted) -> None:
+        self._say(stop)
+        os._exit(self._status_after(stop))
+
+    def _say(self, stop: Interrupted) -> None:
+        if self.quiet:
+            return
+        with contextlib.suppress(OSError):  # The terminal may be gone.
+            # A progress bar that was left alone has hidden the cursor.
+            print("\x1b[?25h" if sys.stdout.isatty() else "", end="")
+            print(f"{stop}. The same command goes on from there.", flush=True)
+
+    def _status_after(self, stop: Interrupted) -> int:
+        return 130 if stop.signal is signal.SIGINT else self.status
+
+
+stopping = Stopping()
+"""What signals do to `python -m train`."""

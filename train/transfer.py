@@ -1,0 +1,127 @@
+"""Weights out of a run, and into a new one.
+
+A run that begins with given weights has a checkpoint of step 0: those parameters, and the state
+that its optimizer starts from. Training goes on from it as from any other, so the run's first
+evaluation is theirs. Neither way needs an accelerator, whatever the run's mesh is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+import models
+from train.atomic import write_whole
+from train.checkpointing import Checkpointer
+from train.config import MeshConfig, RunConfig, config_hash, to_dict
+from train.data import open_dataset
+from train.digests import DamageError, check_seal
+from train.optimizers import build_optimizer
+from train.read_config import read_run_config
+from train.run_folder import CHECKPOINTS, CONFIG, IMPORTED, RECORDS, claim, held
+from train.sharding import make_mesh, replicated
+from train.state import TrainState, abstract_state
+from train.step_folders import steps
+from train.vocabulary import check_vocabulary
+from train.weights import About, load_weights, read_about, save_weights
+
+
+def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bool = True) -> Path:
+    """Writes a run's parameters as safetensors; the run may go on meanwhile.
+
+    Args:
+      run: Its folder.
+      out: Where the files go, see `train.weights.save_weights`.
+      step: Of which checkpoint; by default the newest whole one.
+      stacked: Whether the layers stay stacked, or get a tensor each.
+
+    Returns:
+      The path of the tensors.
+
+    Raises:
+      ValueError: If the folder holds no run or no such checkpoint that is whole.
+    """
+    config = read_run_config(run / CONFIG)
+    chosen = _whole_checkpoint(run / CHECKPOINTS, step)
+    params = _read_params(run / CHECKPOINTS / str(chosen), config.model)
+    model = to_dict(config.model)
+    about = About(config_hash=config_hash(config), step=chosen, model=model)
+    return save_weights(out, params, about, stacked=stacked)
+
+
+def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
+    """Makes the folder of a run that begins with the parameters of a file.
+
+    Args:
+      path: What `export_weights` or `train.weights.save_weights` wrote.
+      config: The run. Its seed decides the order of the data alone.
+      folder: Where it goes. After a crash the same call can be made again.
+
+    Raises:
+      ValueError: If the folder holds a run that has begun, or the weights do not fit the model.
+    """
+    dataset = open_dataset(config.data)
+    check_vocabulary(config, dataset)
+    state = _first_state(path, config)
+    with held(folder):
+        claim(folder, config)
+        checkpointer = Checkpointer(
+            folder / CHECKPOINTS,
+            config_hash=config_hash(config),
+            fingerprint=dataset.fingerprint,
+            seed=config.seed,
+        )
+        try:
+            if (folder / RECORDS).exists() or checkpointer.latest_step() is not None:
+                raise ValueError(
+                    f"{folder} holds a run that has begun: choose another --out, or move it away."
+                )
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            about = read_about(path)
+            source = {"sha256": digest, "config_hash": about.config_hash, "step": about.step}
+            write_whole(folder / IMPORTED, json.dumps(source, indent=2).encode() + b"\n")
+            checkpointer.save(0, state, seconds=0.0)
+        finally:
+            checkpointer.close()
+
+
+def _first_state(path: Path, config: RunConfig) -> TrainState:
+    """The state before the first step, on one device: checkpoints restore onto any mesh."""
+    optimizer = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params = load_weights(path, config.model, abstract_state(config.model, optimizer, mesh).params)
+    opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def _whole_checkpoint(folder: Path, step: int | None) -> int:
+    """The step, or the newest one, if its files are what was written; nothing is changed."""
+    known = steps(folder)
+    damaged = []
+    for each in reversed(known):
+        if step in (None, each):
+            try:
+                check_seal(folder / str(each))
+                return each
+            except DamageError as error:
+                damaged.append(f"that of {each} is damaged ({error})")
+    which = "whole checkpoint" if step is None else f"whole checkpoint of step {step}"
+    there = f"those there are of steps {', '.join(map(str, known))}" if known else "there is none"
+    raise ValueError(f"{folder} holds no {which}: {'; '.join(damaged) or there}.")
+
+
+def _read_params(checkpoint: Path, model: models.TransformerConfig) -> models.Params:
+    """The parameters alone, on the host; the optimizer's state is not read."""
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(
+            (checkpoint / "params").absolute(), ocp.args.PyTreeRestore(shapes, as_arrays)
+        )
