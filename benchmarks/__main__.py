@@ -55,6 +55,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "dispatch": Benchmark(1, quick="--layers 2 --rounds 3"),
     "compile_time": Benchmark(2, gpu="--layers 12 --variants stacked dicts", quick="--layers 2"),
     "scaling": Benchmark(5, gpu=None, quick="--size tiny --rounds 2 --rows fsdp-8"),
+    "long_run": Benchmark(5, gpu=None, quick="--steps 100 --every 5"),
     "data_pipeline": Benchmark(1, gpu=None, quick="--tokens 1000000 --rounds 2"),
 }
 """The most telling first: a machine that is rented may be gone before the end."""
