@@ -136,8 +136,9 @@ def finish(folder: Path, *words: str, **options: int) -> str:
 def without_clocks(records: list[Record]) -> list[dict[str, Any]]:
     """Records as dictionaries, less what two equal runs may differ in."""
     clocks = {"seconds", "device_seconds", "started", "tokens_per_second", "mfu"}
+    others = {"commit"}  # Somebody may be at work in the repository meanwhile.
     return [
-        {name: value for name, value in vars(record).items() if name not in clocks}
+        {name: value for name, value in vars(record).items() if name not in clocks | others}
         for record in records
     ]
 
