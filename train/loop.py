@@ -174,7 +174,6 @@ class _Run:
                     with self._clock.paused():
                         self._between_steps(step, stop)
         self._checkpointer.wait()  # Whoever finds a final record finds the last state, too.
-        self._checkpointer.wait()  # A run that says that it has ended has its last state.
         final = self._recorder.final(config.steps, self._program, self._clock.seconds)
         if stop.signum:  # It came with the last step: the caller must not go on to another run.
             raise Interrupted(stop.signum, config.steps)
