@@ -5,11 +5,10 @@
 
 It is a real run: batches are read, records written, checkpoints saved and old ones removed. At each
 checkpoint the process is looked at. Compared are two fifths of the run: the second, in which
-everything has been done before, and the last; by the median of a step's time and by the least of
-all else, which is what is held when no save is under way, and what a leak raises. A step's time is
-the processor's on a CPU, for that of the clock belongs to the whole machine, and the clock's on a
-GPU. Memory is what the process has of its own, without the pages of mapped files, of which it
-holds more the more of the data it has read.
+everything has been done before, and the last, each by its median: single looks fall into a save. A
+step's time is the processor's on a CPU, for that of the clock belongs to the whole machine, and the
+clock's on a GPU. Memory is what the process has of its own, without the pages of mapped files, of
+which it holds more the more of the data it has read.
 
 Exit status: 0 if the targets are met, 1 if one is missed.
 """
@@ -139,8 +138,7 @@ def look_at_process() -> dict[str, float]:
 def trend(what: str, numbers: np.ndarray) -> Trend:
     """The second and the last fifth of the numbers, and the extremes from the second on."""
     fifth = len(numbers) // 5
-    typical = np.median if what == "ms a step" else np.min
-    early, late = float(typical(numbers[fifth : 2 * fifth])), float(typical(numbers[-fifth:]))
+    early, late = float(np.median(numbers[fifth : 2 * fifth])), float(np.median(numbers[-fifth:]))
     return Trend(what, early, late, float(numbers[fifth:].min()), float(numbers[fifth:].max()))
 
 
