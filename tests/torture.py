@@ -14,10 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
+from tests.runs import arrays_in
 from train.records import Record, read_records
 
 ROOT = Path(__file__).parent.parent
@@ -143,20 +140,6 @@ def without_clocks(records: list[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def arrays_of(run: Path, step: int) -> dict[str, np.ndarray]:
-    """Parameters and optimizer state of a checkpoint, by their paths."""
-    leaves = {}
-    for item in ("params", "opt_state"):
-        checkpointer = ocp.PyTreeCheckpointer()
-        folder = (run / "checkpoints" / str(step) / item).absolute()
-        saved = checkpointer.metadata(folder).item_metadata.tree
-        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        tree = checkpointer.restore(folder, restore_args=on_host)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            leaves[f"{item}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
-    return leaves
-
-
 def assert_same_run(run: Path, undisturbed: Path, step: int) -> None:
     """Checks that a run has the records and, bit for bit, the last state of an undisturbed one.
 
@@ -164,7 +147,7 @@ def assert_same_run(run: Path, undisturbed: Path, step: int) -> None:
     """
     ours, theirs = (read_records(folder / "records.jsonl") for folder in (run, undisturbed))
     assert without_clocks(ours) == without_clocks(theirs)
-    ours, theirs = arrays_of(run, step), arrays_of(undisturbed, step)
+    ours, theirs = arrays_in(run, step), arrays_in(undisturbed, step)
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name].dtype == theirs[name].dtype, name

@@ -20,7 +20,10 @@ import orbax.checkpoint as ocp
 
 from train.agreement import DAY_MS, from_first
 from train.checkpoint_trees import first_difference
+from train.config import RunConfig, config_hash
+from train.data import Dataset
 from train.disk import check_room, full_disk_explained
+from train.run_folder import CHECKPOINTS
 from train.state import TrainState
 from train.step_folders import (
     CheckpointError,
@@ -229,6 +232,16 @@ class Checkpointer:
             difference = first_difference(saved[item].tree, getattr(target, item))
             if difference:
                 raise CheckpointError(f"{folder}: {item}/{difference}")
+
+
+def run_checkpointer(folder: Path, config: RunConfig, dataset: Dataset) -> Checkpointer:
+    """The checkpoints of a run on its data, in the run's folder."""
+    return Checkpointer(
+        folder / CHECKPOINTS,
+        config_hash=config_hash(config),
+        fingerprint=dataset.fingerprint,
+        seed=config.seed,
+    )
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:

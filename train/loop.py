@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from train.agreement import SharedStopRequest, check_same
-from train.checkpointing import Checkpointer
+from train.checkpointing import run_checkpointer
 from train.config import RunConfig, config_hash
 from train.contestants import Contestant
 from train.data import Dataset, open_dataset
@@ -29,7 +29,6 @@ from train.progress import Progress
 from train.recorder import Recorder
 from train.records import FinalRecord
 from train.run_folder import (
-    CHECKPOINTS,
     RECORDS,
     check_writable,
     claim,
@@ -118,12 +117,7 @@ class _Run:
         self._config, self._program, self._dataset = config, program, dataset
         self._on_progress = on_progress
         self._share = process_share(program.mesh, config.batch_size)
-        self._checkpointer = Checkpointer(
-            folder / CHECKPOINTS,
-            config_hash=config_hash(config),
-            fingerprint=dataset.fingerprint,
-            seed=config.seed,
-        )
+        self._checkpointer = run_checkpointer(folder, config, dataset)
         check_same(
             "the last checkpoint",
             str(self._checkpointer.latest_step()),

@@ -16,8 +16,8 @@ import numpy as np
 
 from train import provenance
 from train.batch_look import look_at_batch
-from train.checkpointing import Checkpointer
-from train.config import RunConfig, config_hash
+from train.checkpointing import run_checkpointer
+from train.config import RunConfig
 from train.data import Batch, Dataset, Place, open_dataset
 from train.distributed import refuse_several_processes
 from train.memory import memory_explained
@@ -164,12 +164,7 @@ def _state_before(
     step: int, folder: Path, config: RunConfig, program: Program, dataset: Dataset
 ) -> tuple[TrainState, int]:
     """The state before a step or earlier, and how many steps it has done."""
-    checkpointer = Checkpointer(
-        folder / "checkpoints",
-        config_hash=config_hash(config),
-        fingerprint=dataset.fingerprint,
-        seed=config.seed,
-    )
+    checkpointer = run_checkpointer(folder, config, dataset)
     try:
         restored = checkpointer.restore_before(step, program.target)
     finally:

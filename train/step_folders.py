@@ -15,6 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
+from train.atomic import sync_folder
 from train.digests import DamageError, check_seal, seal
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def finish(folder: Path, step: int, keep: int) -> None:
     """Turns what was written into a checkpoint, and leaves the newest `keep` of them."""
     seal(unfinished(folder, step))
     os.rename(unfinished(folder, step), folder / str(step))
-    _sync(folder)
+    sync_folder(folder)
     for old in steps(folder)[:-keep]:
         # Under the other name: one that is removed by half must not pass for a damaged one.
         os.rename(folder / str(old), unfinished(folder, old))
@@ -116,12 +117,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Waits until a folder's names are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 import models
 from train.atomic import write_whole
-from train.checkpointing import Checkpointer
+from train.checkpointing import run_checkpointer
 from train.config import MeshConfig, RunConfig, config_hash, to_dict
 from train.data import open_dataset
 from train.digests import DamageError, check_seal
@@ -71,12 +71,7 @@ def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
     state = _first_state(path, config)
     with held(folder):
         claim(folder, config)
-        checkpointer = Checkpointer(
-            folder / CHECKPOINTS,
-            config_hash=config_hash(config),
-            fingerprint=dataset.fingerprint,
-            seed=config.seed,
-        )
+        checkpointer = run_checkpointer(folder, config, dataset)
         try:
             if (folder / RECORDS).exists() or checkpointer.latest_step() is not None:
                 raise ValueError(

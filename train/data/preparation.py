@@ -16,6 +16,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from train.atomic import sync_folder
 from train.data import token_files
 from train.data.config import DataConfig
 from train.data.encoding import encode
@@ -116,14 +117,14 @@ def _make(
             file.write(manifest.to_json())
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(whole)
+        sync_folder(whole)
         try:
             whole.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
             # Another process was first, and its work is as good as ours.
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except BaseException as error:
         mendable = isinstance(error, DataError) and not isinstance(error, UnfinishedError)
         keep = alone and not mendable and any(work.glob(f"*{FINISHED}"))
@@ -143,11 +144,3 @@ def _identity_of_text(config: DataConfig) -> list[object]:
         config.max_documents,
         config.shard_tokens,
     ]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

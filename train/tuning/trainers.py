@@ -18,6 +18,7 @@ from train.loop import train
 from train.population import populations, train_population
 from train.progress import Progress
 from train.records import FinalRecord
+from train.run_folder import CHECKPOINTS
 from train.stuck import StuckError
 
 
@@ -69,7 +70,7 @@ class OneByOne:
             display.run_started(name)
             final = self._train(config, folder, display, check)
             display.run_ended(name, config.steps, final)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             finals.append(final)
         return finals
 
