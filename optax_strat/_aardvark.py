@@ -94,7 +94,8 @@ def scale_by_aardvark(
     _checks.check_decay("b1", b1)
     _checks.check_decay("b2", b2)
     _checks.check_not_negative("eps", eps)
-    _checks.check_positive("clip", clip)
+    if clip is not None:
+        _checks.check_positive("clip", clip)
     _checks.check_choice("clip_mode", clip_mode, ("global_norm", "per_tensor", "elementwise"))
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
     nu_dtype = _second_moments.check_storage(nu_dtype, factored)
@@ -259,7 +260,8 @@ def aardvark(
       >>> {name: round(u[0, 0].item(), 4) for name, u in updates.items()}
       {'attn': -0.15, 'embed': -0.1, 'lm_head': -0.18}
     """
-    _checks.check_positive("learning_rate", learning_rate)
+    if not callable(learning_rate):
+        _checks.check_positive("learning_rate", learning_rate)
     _checks.check_choice("scaling", scaling, ("fixed", "adaptive", "normalized"))
     _checks.check_decay("scaling_decay", scaling_decay)
     _checks.check_bounds("scaling_bounds", scaling_bounds)

@@ -52,6 +52,8 @@ def momentum(
 
 def check_adjustment(adjustment: Any, b1: Any) -> None:
     """Raises ValueError unless β_1 stays in [0, 1) at every angle."""
+    if adjustment is None:
+        return
     _checks.check_not_negative("momentum_adjustment", adjustment)
     if not (_checks.is_number(adjustment) and _checks.is_number(b1)):
         return

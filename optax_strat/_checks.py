@@ -22,13 +22,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raises ValueError for what is no number and stands for none.
-
-    An array or a tracer, a schedule, and None for a part that is switched off stand for one.
-    """
-    stands_in = value is None or callable(value) or hasattr(value, "dtype")
-    if not (is_number(value) or stands_in):
-        raise ValueError(f"{name} must be a number, but it is {value!r}.")
+    """Raises ValueError for what is neither a number nor an array or a tracer in its place."""
+    if not (is_number(value) or hasattr(value, "dtype")):
+        way_out = ": optax.inject_hyperparams takes schedules" if callable(value) else ""
+        raise ValueError(f"{name} must be a number, but it is {value!r}{way_out}.")
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -94,6 +91,17 @@ def floating_dtype(name: str, dtype: Any) -> np.dtype | None:
     return result
 
 
+def check_parameters(params: Any) -> None:
+    """Raises ValueError for a parameter that has no gradient, such as a whole number."""
+    for path, leaf in _paths.named_leaves(params):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(
+                f"parameters must be floating-point or complex, but {_joined(path)} is "
+                f"{dtype.name}: leave it out, or mask it with optax.masked."
+            )
+
+
 def check_gradients(updates: Any, mu: Any) -> None:
     """Raises ValueError unless the gradients have the paths and shapes of the first moments.
 
@@ -119,4 +127,8 @@ def _described(named_leaf: tuple[tuple[str, ...], Any] | None) -> str:
     if named_leaf is None:
         return "nothing"
     path, leaf = named_leaf
-    return f"{'/'.join(path) or 'one array'} of shape {jnp.shape(leaf)}"
+    return f"{_joined(path)} of shape {jnp.shape(leaf)}"
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    return "/".join(path) or "one array"

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optax_strat import _checks, _layer_types, _layout, _strata
@@ -61,7 +60,9 @@ def check_threshold(name: str, threshold: Threshold | ClipToReference) -> None:
             _layer_types.check_layer_types(name, threshold)
             for layer_type, value in threshold.items():
                 _checks.check_positive(f"{name}[{layer_type!r}]", value)
-        case _ if threshold is None or _checks.is_number(threshold) or hasattr(threshold, "shape"):
+        case None:
+            pass
+        case _ if _checks.is_number(threshold) or hasattr(threshold, "shape"):
             _checks.check_positive(name, threshold)
         case _:
             raise ValueError(
@@ -176,9 +177,9 @@ def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:
     return (x.astype(jnp.promote_types(x.dtype, jnp.float32)) * factor).astype(x.dtype)
 
 
-def _by_type(threshold: Mapping[str, float], strata: _strata.Strata, labels: Any) -> np.ndarray:
+def _by_type(threshold: Mapping[str, Any], strata: _strata.Strata, labels: Any) -> list[Any]:
     """One limit per stratum from limits per type; types left out have none."""
-    limits = np.full(len(strata.names), math.inf)
+    limits: list[Any] = [math.inf] * len(strata.names)
     for leaf, label in zip(strata.leaves, jax.tree.leaves(labels), strict=True):
         entries = range(leaf.start, leaf.stop)
         for entry in entries:

@@ -56,7 +56,8 @@ def add_decay(
 
     A plain zero needs no parameters in ``update``; its state looks the same as any other number's.
     """
-    _checks.check_not_negative("weight_decay", weight_decay)
+    if not callable(weight_decay):
+        _checks.check_not_negative("weight_decay", weight_decay)
     if mask is None:
         mask = lambda tree: decays(tree, stacked, layer_types)  # noqa: E731
     decay = optax.masked(optax.add_decayed_weights(weight_decay), mask)

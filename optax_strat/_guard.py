@@ -139,9 +139,10 @@ def guard(
                 ),
             )
 
-        def branch() -> tuple[Any, Any]:
-            skip = lambda: (jax.tree.map(_nothing, updates), state.inner_state)  # noqa: E731
-            return jax.lax.cond(good, attempt, skip)
+        def skip() -> tuple[Any, Any]:
+            # In the dtypes of a step that is taken: gradients and the state before may have others.
+            like = jax.eval_shape(attempt)
+            return jax.tree.map(_cast, (jax.tree.map(_nothing, updates), state.inner_state), like)
 
         # Selects fuse into the passes that write updates and state. Only on CPUs, where XLA writes
         # each output in a pass of its own, it copies what it has to select from, and AdamW takes
@@ -151,7 +152,9 @@ def guard(
         elif own is not None:
             directions, inner_state = select()
         else:
-            directions, inner_state = jax.lax.platform_dependent(cpu=branch, default=select)
+            directions, inner_state = jax.lax.platform_dependent(
+                cpu=lambda: jax.lax.cond(good, attempt, skip), default=select
+            )
         return directions, SkipNonfiniteState(
             total=jnp.where(bad, optax.safe_increment(state.total), state.total),
             consecutive=jnp.where(
@@ -188,3 +191,7 @@ def protect(
 def _nothing(update: jax.Array) -> jax.Array:
     # Minus zero, because adding it changes no parameter; adding zero turns -0.0 into 0.0.
     return jnp.full_like(update, -0.0)
+
+
+def _cast(x: Any, like: jax.ShapeDtypeStruct) -> Any:
+    return x if jnp.asarray(x).dtype == like.dtype else jnp.asarray(x, like.dtype)

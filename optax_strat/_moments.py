@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_strat import _rounding, _second_moments
+from optax_strat import _checks, _rounding, _second_moments
 from optax_strat._second_moments import keep
 
 
@@ -19,6 +19,7 @@ def zero_mu(params: Any, mu_dtype: Any) -> Any:
 
     Those of complex parameters stay complex, whatever ``mu_dtype`` is.
     """
+    _checks.check_parameters(params)
     return jax.tree.map(
         lambda p: jnp.zeros_like(p, dtype=None if jnp.iscomplexobj(p) else mu_dtype), params
     )

@@ -72,7 +72,8 @@ def scale_by_muon(
     _checks.check_decay("beta", beta)
     _checks.check_count("ns_steps", ns_steps)
     _checks.check_not_negative("eps", eps)
-    _checks.check_positive("rms", rms)
+    if rms is not None:
+        _checks.check_positive("rms", rms)
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
 
     def axes(tree: Any) -> list[_matrices.Axes]:
@@ -95,9 +96,9 @@ def scale_by_muon(
         numbers = [contrib.MuonDimensionNumbers(*sides) for sides in axes(tree)]
         return jax.tree.unflatten(jax.tree.structure(tree), numbers)
 
-    def sized(u: jax.Array, sides: contrib.MuonDimensionNumbers) -> jax.Array:
+    def sized(u: jax.Array, g: jax.Array, sides: contrib.MuonDimensionNumbers) -> jax.Array:
         fan_in, fan_out = (math.prod(u.shape[axis] for axis in side) for side in sides)
-        return (u * (rms * max(fan_in, fan_out) ** 0.5)).astype(u.dtype)
+        return (u if rms is None else u * (rms * max(fan_in, fan_out) ** 0.5)).astype(g.dtype)
 
     muon = contrib.scale_by_muon(
         ns_steps=ns_steps,
@@ -115,9 +116,7 @@ def scale_by_muon(
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         del params, extra_args
         directions, state = _on_automatic_axes(muon.update)(updates, state)
-        if rms is not None:
-            directions = jax.tree.map(sized, directions, dimensions(updates))
-        return directions, state
+        return jax.tree.map(sized, directions, updates, dimensions(updates)), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -4,6 +4,7 @@ LAMB's and LARS's trust ratio, Adafactor's factored moments and its clipping loo
 time. On a model whose layers are stacked they would look at all layers as one.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -23,7 +24,8 @@ def per_layer(
 
     Args:
       inner: a transformation that is a rule per tensor, such as ``optax.scale_by_trust_ratio()``.
-        A mask inside it would see slices; put masked parts of a chain outside.
+        A mask inside it would see slices; put masked parts of a chain outside. Extra arguments
+        reach it as they are.
       stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`. All stacked leaves
         must have the same number of layers.
 
@@ -55,21 +57,25 @@ def per_layer(
     )
 
 
-def _unless_empty(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _unless_empty(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
     """``inner``, not asked to update nothing, which not everybody's transformation can."""
+    inner = optax.with_extra_args_support(inner)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if not jax.tree.leaves(updates):
             return updates, state
-        return inner.update(updates, state, params)
+        return inner.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformation(inner.init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _over_layers(
     inner: optax.GradientTransformation, stacked: _layout.Stacked
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """``inner`` vectorized over the layers of a tree in which every leaf is stacked."""
+    inner = optax.with_extra_args_support(inner)
 
     def axes_of(tree: Any) -> Any:
         leaves = _layout.layout(tree, stacked)
@@ -87,13 +93,13 @@ def _over_layers(
             return inner.init(params)
         return jax.vmap(inner.init, in_axes=(axes_of(params),))(params)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         axes = axes_of(updates)
         over = jax.vmap(
-            inner.update,
+            functools.partial(inner.update, **extra_args),
             in_axes=(axes, 0, None if params is None else axes),
             out_axes=(axes, 0),
         )
         return over(updates, state, params)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

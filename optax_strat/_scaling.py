@@ -124,5 +124,14 @@ def _partition(scales: Mapping[str, Any], label: Any) -> optax.GradientTransform
     transforms = dict.fromkeys(_all_types(), optax.identity())
     for layer_type, scale in scales.items():
         is_transform = isinstance(scale, optax.GradientTransformation)
-        transforms[str(layer_type)] = scale if is_transform else optax.scale(scale)
+        transforms[str(layer_type)] = scale if is_transform else _scale(scale)
     return optax.partition(transforms, label)
+
+
+def _scale(number: Any) -> optax.GradientTransformation:
+    """``optax.scale``, but numbers of NumPy and JAX do not change the dtype of the updates."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(
+            lambda u: jnp.asarray(number, jnp.result_type(u)) * u, updates
+        )
+    )

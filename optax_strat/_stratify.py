@@ -78,8 +78,10 @@ def stratify(
             if layer_type in groups:
                 raise ValueError(f"The layer type {layer_type!r} stands in two groups of stratify.")
             groups[layer_type] = _group_name(key)
-    _checks.check_positive("learning_rate", learning_rate)
-    _checks.check_positive("clip", clip)
+    if learning_rate is not None and not callable(learning_rate):
+        _checks.check_positive("learning_rate", learning_rate)
+    if clip is not None:
+        _checks.check_positive("clip", clip)
     label = _layer_types.labeler(layer_types, unmatched)
 
     def group(tree: Any) -> Any:

@@ -120,7 +120,8 @@ def scale_by_stratopt(
     _checks.check_choice("reference", reference, REFERENCES)
     _checks.check_decay("reference_decay", reference_decay)
     _checks.check_bounds("scale_bounds", scale_bounds)
-    _checks.check_not_negative("gradient_mixing", gradient_mixing)
+    if gradient_mixing is not None:
+        _checks.check_not_negative("gradient_mixing", gradient_mixing)
     _agreement.check_adjustment(momentum_adjustment, b1)
     _clipping.check_threshold("layer_clip", layer_clip)
     _clipping.check_stratum(stratum, layer_clip)
@@ -332,7 +333,8 @@ def stratopt(
       1.65
       0.62
     """
-    _checks.check_positive("learning_rate", learning_rate)
+    if not callable(learning_rate):
+        _checks.check_positive("learning_rate", learning_rate)
     direction = scale_by_stratopt(
         b1,
         b2,

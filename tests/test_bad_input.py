@@ -216,6 +216,24 @@ def test_what_is_no_number_is_refused_by_name_and_value(function: str, argument:
             call(function, **{argument: value})
 
 
+SCHEDULED = ("learning_rate", "weight_decay")
+OPTIONAL = ("clip", "gradient_mixing", "layer_clip", "max_norm", "momentum_adjustment", "rms")
+UNSCALED = ("stratify", "learning_rate")
+"""Without a rate it gives directions."""
+
+
+@every_number
+def test_none_and_schedules_are_refused_where_they_mean_nothing(
+    function: str, argument: str
+) -> None:
+    if argument not in (*OPTIONAL, "warmup_steps") and (function, argument) != UNSCALED:
+        with pytest.raises(ValueError, match=rf"{argument}\b.* must be a number, but it is None"):
+            call(function, **{argument: None})
+    if argument not in SCHEDULED:
+        with pytest.raises(ValueError, match=rf"{argument}\b.* must be a number"):
+            call(function, **{argument: optax.constant_schedule(0.5)})
+
+
 CHOICES = ("clip_mode", "decay_rate", "nonfinite", "reference", "scaling", "stratum", "unmatched")
 
 
@@ -232,6 +250,15 @@ def test_numbers_from_numpy_and_jax_are_numbers() -> None:
     for number in (np.float32(0.5), np.float64(0.5), np.asarray(0.5), jnp.asarray(0.5)):
         optax_strat.stratopt(number, number, number, number, layer_clip=number)
         optax_strat.aardvark(number, number, number, number, clip=number, weight_decay=number)
+
+
+@pytest.mark.parametrize("leaf", [jnp.ones(3, int), np.ones(3, bool), 1, jax.random.key(0)])
+@pytest.mark.parametrize("tx", [optax_strat.aardvark(0.1), optax_strat.stratopt(0.1)])
+def test_a_parameter_without_a_gradient_is_refused_by_its_path(
+    tx: optax.GradientTransformation, leaf: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"^parameters must be floating-point .* but mlp/up is "):
+        jax.eval_shape(tx.init, {"embed": KERNEL, "mlp": {"up": leaf}})
 
 
 KERNEL = jnp.ones((3, 3))

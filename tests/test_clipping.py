@@ -41,6 +41,13 @@ def test_thresholds_by_type_leave_other_types_alone() -> None:
     np.testing.assert_array_equal(clipped["head"], [3.0, 4.0])
 
 
+def test_a_threshold_may_be_a_tracer() -> None:
+    tree = {"head": jnp.array([3.0, 4.0]), "mlp": jnp.array([3.0, 4.0])}
+    clipped = jax.jit(lambda limit: clip(clip_by_layer_norm({"mlp": limit}), tree))(2.5)
+    np.testing.assert_allclose(clipped["mlp"], [1.5, 2.0], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["head"], [3.0, 4.0])
+
+
 def test_none_clips_nothing() -> None:
     tree = trees.model()
     chex.assert_trees_all_equal(clip(clip_by_layer_norm(None), tree), tree)
@@ -101,6 +108,7 @@ def test_it_has_no_state_and_passes_extra_arguments_by() -> None:
         ({"max_norm": "1"}, "max_norm must be a number above 0"),
         ({"max_norm": {"dense": 1.0}}, "unknown layer type 'dense'"),
         ({"max_norm": {"mlp": -1.0}}, r"max_norm\['mlp'\]"),
+        ({"max_norm": {"mlp": None}}, r"max_norm\['mlp'\] must be a number, but it is None"),
         ({"max_norm": {"mlp": 1.0}, "stratum": "block"}, "whose blocks span several types"),
         ({"max_norm": 1.0, "stratum": "tensor"}, "stratum must be one of 'layer', 'block', 'type'"),
         ({"max_norm": ClipToReference()}, "only stratopt has a reference"),

@@ -238,6 +238,35 @@ def test_a_guard_around_a_guard_decides_for_both_and_counts_alone() -> None:
     assert traffic(tx)[0] <= traffic(aardvark(0.1))[0] + 0.1
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [optax.adamw(0.1), optax.adam(0.1, mu_dtype="float32"), optax.sgd(np.float32(0.1), 0.9)],
+    ids=["adamw", "float32 momentum", "NumPy's number"],
+)
+@pytest.mark.parametrize(
+    ("gradient", "parameter"),
+    [("bfloat16", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")],
+)
+def test_around_others_it_changes_no_dtype_whatever_that_of_gradients_and_parameters(
+    inner: Any, gradient: str, parameter: str
+) -> None:
+    params, g = jnp.ones(2, parameter), jnp.full(2, jnp.nan, gradient)
+    tx = skip_nonfinite(inner)
+
+    def step(tx: optax.GradientTransformation) -> Any:
+        return jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(g, params)
+
+    updates, state = step(tx)
+    chex.assert_trees_all_equal_shapes_and_dtypes((updates, state.inner_state), step(inner))
+    assert as_bits(optax.apply_updates(params, updates)) == as_bits(params)
+    chex.assert_trees_all_equal_comparator(
+        lambda x, y: bool(jnp.all(x == y)),
+        lambda *_: "moved",
+        state.inner_state,
+        inner.init(params),
+    )
+
+
 def test_repair_zeroes_the_bad_entries_and_counts_steps() -> None:
     tx = repair_nonfinite()
     bad = {"a": jnp.array([jnp.nan, 1.0]), "b": jnp.array([jnp.inf, -jnp.inf, 2.0])}

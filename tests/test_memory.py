@@ -40,6 +40,14 @@ def test_a_state_takes_so_many_bytes_a_parameter(factory: Any, options: Any, mos
     assert most - 0.1 < bytes_per_parameter(factory(0.1, **options)) <= most
 
 
+@pytest.mark.parametrize("factory", [stratopt, aardvark])
+def test_a_factored_state_can_be_donated_whatever_wraps_it(factory: Any) -> None:
+    """No buffer may stand in it twice, though vectors leave rows and columns empty."""
+    params = {"mlp": jnp.ones((3, 3)), "norm": jnp.ones(3)}
+    tx = optax.apply_if_finite(factory(0.1, factored=True), 3)
+    jax.jit(tx.update, donate_argnums=1)(params, tx.init(params), params)
+
+
 def rounded_to_nearest(state: Any) -> Any:
     """A state whose second moments went through a naive bfloat16."""
     nu = optax.tree.get(state, "nu")

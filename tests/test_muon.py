@@ -182,6 +182,14 @@ def test_updates_have_the_size_that_rms_says() -> None:
     assert rms == pytest.approx(0.4, rel=0.15)  # five coefficients leave 0.7 to 1.2
 
 
+@pytest.mark.parametrize("rms", [0.2, None])
+def test_updates_have_the_dtype_of_the_gradients_whatever_that_of_the_momentum(rms: Any) -> None:
+    tree = {"mlp": jnp.ones((3, 2), jnp.bfloat16)}
+    tx = scale_by_muon(rms=rms, mu_dtype="float32")
+    updates, _ = jax.eval_shape(lambda g: tx.update(g, tx.init(g)), tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, tree)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_muon_works_on_meshes_and_keeps_the_shardings(kind: AxisType) -> None:
     params = {

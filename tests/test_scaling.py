@@ -60,7 +60,8 @@ def test_normalized_numbers_have_a_mean_of_one_by_parameters() -> None:
 def test_dtypes_stay() -> None:
     for dtype in (jnp.float16, jnp.bfloat16):
         tree = trees.model(dtype)
-        tx = scale_by_layer_type({"mlp": 1.3, "head": 0.7})
+        scales = {"mlp": 1.3, "head": np.float32(0.7), "embedding": jnp.float32(2.0)}
+        tx = scale_by_layer_type(scales)
         scaled = jax.eval_shape(lambda tree, tx=tx: apply(tx, tree), tree)
         chex.assert_trees_all_equal_shapes_and_dtypes(scaled, tree)
 
@@ -70,6 +71,7 @@ def test_dtypes_stay() -> None:
     [
         (lambda: scale_by_layer_type({"mpl": 1.0}), "unknown layer type 'mpl'; allowed are"),
         (lambda: scale_by_layer_type({"mlp": -1.0}), "The scale of 'mlp' must be a finite number"),
+        (lambda: scale_by_layer_type({"mlp": None}), "The scale of 'mlp' must be a number"),
         (
             lambda: scale_by_layer_type({"mlp": optax.clip(1.0)}, normalize=True),
             "normalize=True needs numbers",
@@ -97,6 +99,16 @@ def test_per_layer_makes_a_stack_act_as_a_list(rule: Any) -> None:
         return stacked, trees.restack(listed)
 
     chex.assert_trees_all_close(*both(params, g), rtol=1e-5)
+
+
+def test_per_layer_passes_extra_arguments_on() -> None:
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any, **_: Any) -> Any:
+        return jax.tree.map(lambda u: u * value, updates), state
+
+    tx = per_layer(optax.GradientTransformationExtraArgs(optax.init_empty_state, update))
+    tree = {"layers": {"mlp": jnp.ones((2, 3, 3))}, "head": jnp.ones(3)}
+    updates, _ = tx.update(tree, tx.init(tree), tree, value=2.0, unexpected=1)
+    chex.assert_trees_all_equal(updates, jax.tree.map(lambda x: 2 * x, tree))
 
 
 def test_warmup_cosine_rises_to_its_peak_and_falls_to_a_tenth() -> None:
