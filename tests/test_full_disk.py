@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import chex
 import pytest
@@ -13,6 +14,8 @@ from tests.disks import ROOT, needs_mounts, on_own_disk, python
 from tests.runs import arrays_in, numbers_in
 from train.disk import DiskFullError, check_room, full_disk_explained
 from train.run_folder import check_writable
+
+pytestmark = pytest.mark.faults
 
 RUN = shlex.split(
     "-m train run nano --steps 6 --batch-size 8 --context 16 --log-every 1 --eval-every 6 "
@@ -38,6 +41,38 @@ print(sorted(path.name for path in folder.iterdir()) == [str(step - 2), str(step
 (Path(sys.argv[1]) / "ballast").unlink()
 save(folder, step)
 check_is_of(step, restored(folder))
+"""
+
+BEGIN = """
+import subprocess
+import sys
+from pathlib import Path
+from train.disk import DiskFullError
+from train.run_folder import held
+
+disk = Path(sys.argv[1])
+for files in (1, 2, 3):
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={files}", disk], check=True)
+    try:
+        with held(disk / "run"):
+            print("held")
+    except DiskFullError as error:
+        print(str(error).partition(":")[0])
+"""
+
+SAVE_WEIGHTS = """
+import sys
+from pathlib import Path
+import numpy as np
+from train.disk import DiskFullError
+from train.weights import About, save_weights
+
+try:
+    params = {"w": np.ones(10**6, np.float32)}
+    save_weights(Path(sys.argv[1]), params, About(config_hash="", step=0, model={}))
+except DiskFullError as error:
+    print(str(error).partition(":")[0])
+print(list(Path(sys.argv[1]).iterdir()))
 """
 
 TRAIN = """
@@ -82,6 +117,11 @@ def test_a_save_that_cannot_come_to_its_end_is_not_begun(tmp_path):
         check_room(tmp_path, 10**18)
 
 
+def test_a_file_system_that_does_not_say_its_size_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=0, used=0, free=0))
+    check_room(tmp_path, 1000)
+
+
 def test_other_errors_are_left_as_they_are(tmp_path):
     with pytest.raises(PermissionError), full_disk_explained(tmp_path):
         raise PermissionError(errno.EACCES, "no")
@@ -108,6 +148,33 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_room_is_all_that_is_missing(d
     assert result.stdout.endswith("True\n")
     # TensorStore may print what its other writes met, after Orbax has given up on them.
     assert "DiskFullError" not in result.stderr
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_disk_without_room_for_a_single_file_is_full(disk):
+    result = on_own_disk(disk, "nr_inodes=1", python("-c", BEGIN, disk))
+    full = f"{disk}/run takes no more (No space left on device)"
+    assert result.stdout.splitlines() == [full, full, "held"], result.stderr
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_weights_that_find_no_room_are_not_begun_to_be_there(disk):
+    save = python("-c", SAVE_WEIGHTS, disk)
+    result = on_own_disk(disk, "size=100k", save)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{disk} takes no more (No space left on device)\n[]\n"
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_every_command_that_meets_a_full_disk_says_so(disk):
+    runs = ROOT / "results" / "study" / "ladder-aardvark.jsonl"
+    report = python("-m", "train", "report", runs, "--out", disk / "report")
+    result = on_own_disk(disk, "size=8k", f"{report} >&2; echo status $?")
+    assert result.stdout == "status 1\n", result.stderr
+    assert "disk full: the disk takes no more (No space left on device): make room" in result.stderr
 
 
 @needs_mounts

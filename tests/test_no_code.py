@@ -33,6 +33,8 @@ from train.tuning.heartbeat import Heartbeat
 from train.tuning.queue import TrialQueue
 from train.weights import load_weights
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("optax_strat", "models", "train", "benchmarks", "notebooks")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]

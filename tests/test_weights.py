@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ import safetensors.numpy
 from jax.sharding import SingleDeviceSharding
 
 from tests import tiny
+from train.checkpoint_trees import named_leaves
 from train.checkpointing import Checkpointer
 from train.config import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
+from train.disk import DiskFullError
 from train.loop import train
 from train.program import build_program
 from train.records import EvalRecord, RunRecord, read_records
-from train.run_folder import RECORDS, claim, write_config
+from train.run_folder import RECORDS, claim, imported_weights, write_config
 from train.sharding import make_mesh
 from train.state import TrainState, abstract_state
 from train.transfer import IMPORTED, export_weights, import_weights
-from train.weights import About, WeightsError, load_weights, named, read_about, save_weights
+from train.weights import About, WeightsError, load_weights, read_about, save_weights
+
+pytestmark = pytest.mark.faults
 
 ABOUT = About(config_hash="0123456789ab", step=12, model=to_dict(tiny.MODEL))
 PARAMS = jax.tree.map(np.asarray, tiny.params())
@@ -61,7 +66,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, stacked: bool) -> N
 
 def test_other_libraries_read_the_tensors_by_the_paths_of_the_tree(saved: Path) -> None:
     tensors = safetensors.numpy.load_file(saved)
-    assert sorted(tensors) == sorted(named(PARAMS))
+    assert sorted(tensors) == sorted(named_leaves(PARAMS, "."))
     assert_equal(tensors["layers.mlp.up.kernel"], PARAMS["layers"]["mlp"]["up"]["kernel"])
 
 
@@ -100,7 +105,7 @@ def test_a_write_that_fails_leaves_nothing_half_done(
         raise safetensors.SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(OSError, match=r"model.safetensors could not be written .*No space left"):
+    with pytest.raises(DiskFullError, match=r"out takes no more \(No space left on device\): make"):
         save_weights(saved.parent, PARAMS, ABOUT)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == ["model.safetensors"]
@@ -140,14 +145,14 @@ def test_a_damaged_tensor_is_named(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
-    last = max(named(PARAMS))
+    last = max(named_leaves(PARAMS, "."))
     with pytest.raises(WeightsError, match=f"{last} is not what was written; copy or export it"):
         load(saved)
 
 
 def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    safetensors.numpy.save_file(named(PARAMS), path)
+    safetensors.numpy.save_file(named_leaves(PARAMS, "."), path)
     with pytest.raises(WeightsError, match=r"no checksums .*: write it with train.weights.save_we"):
         load(path)
 
@@ -165,7 +170,7 @@ OTHERS = {
     ),
     "one too many": (
         PARAMS | {"bias": {"kernel": np.ones(3, np.float32)}},
-        "holds more .*: bias.kernel",
+        "holds more .*: 'bias.kernel'",
     ),
     "another shape": (
         PARAMS | {"head": {"kernel": np.ones((WIDTH, 3), np.float32)}},
@@ -194,6 +199,42 @@ def test_another_number_of_layers_does_not_fit(tmp_path: Path, layers: int) -> N
         path = save_weights(tmp_path, {**PARAMS, "layers": fewer}, ABOUT, stacked=stacked)
         with pytest.raises(WeightsError, match="layers"):
             load(path)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    kernel = PARAMS["head"]["kernel"].copy()
+    kernel[0, 0] = np.nan
+    path = save_weights(tmp_path, PARAMS | {"head": {"kernel": kernel}}, ABOUT)
+    with pytest.raises(WeightsError, match=r"head.kernel has numbers that are not finite; take an"):
+        load(path)
+
+
+HOSTILE = "\x1b[2J\nall is well" * 100
+
+
+def write_hostile_name(folder: Path) -> Path:
+    return save_weights(folder, PARAMS | {HOSTILE: {"kernel": np.ones(3, np.float32)}}, ABOUT)
+
+
+def write_hostile_setting(folder: Path) -> Path:
+    model = ABOUT.model | {"rope_theta": HOSTILE}
+    return save_weights(folder, PARAMS, dataclasses.replace(ABOUT, model=model))
+
+
+def write_hostile_offset(folder: Path) -> Path:
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [9, 5]}
+    header = json.dumps({HOSTILE: tensor}).encode()
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_hostile_name, write_hostile_setting, write_hostile_offset])
+def test_what_stands_in_a_file_stays_text(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    with pytest.raises(WeightsError) as refused:
+        load(write(tmp_path))
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
 
 
 def test_a_model_that_computes_another_function_is_refused(saved: Path) -> None:
@@ -246,6 +287,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_in_its_place(tmp_path: Pat
     assert (run / "checkpoints" / "12").exists()
 
 
+def test_a_copy_with_the_name_of_another_step_is_refused(tmp_path: Path) -> None:
+    run = checkpoint(tmp_path / "run", 4)
+    shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "12")
+    with pytest.raises(ValueError, match=r"checkpoints/12 holds the state of step 4: give it that"):
+        export_weights(run, tmp_path / "out")
+
+
 def test_a_run_that_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no run: it has no config.json"):
         export_weights(tmp_path, tmp_path / "out")
@@ -259,6 +307,10 @@ def test_a_run_that_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config.json is damaged: not a run's configuration"):
         export_weights(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").touch()
+    checkpoint(run)
+    with pytest.raises(ValueError, match=r"out cannot be written to \(Not a directory\): choose"):
+        export_weights(run, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -299,5 +351,7 @@ def test_an_import_that_was_interrupted_can_be_made_again(tmp_path: Path, saved:
     config, folder = tiny.run_config(tmp_path / "cache"), tmp_path / "run"
     claim(folder, config)
     (folder / IMPORTED).write_text("{}")
+    with pytest.raises(ValueError, match=r"weights.json is damaged \(it has no field 'sha256'\)"):
+        imported_weights(folder)
     import_weights(saved, config, folder)
     assert_equal(load(export_weights(folder, tmp_path / "again")), PARAMS)

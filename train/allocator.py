@@ -1,8 +1,12 @@
-"""Memory that a step has freed is kept for the next step, not handed back to the kernel.
+"""Memory that a step has freed is kept for the next step, and handed back to the kernel seldom.
 
 XLA's CPU backend allocates a step's temporaries anew each time. By default glibc maps and unmaps
 such large blocks at the kernel, and getting one again costs a page fault for every 4 KiB: half of
 the time of a small model's step.
+
+In a heap that keeps all, a small block that stays splits the room that a large one had, and the
+large one gets new room at the heap's end. So the free pages are given back now and then, or a
+process would grow for as long as it runs.
 """
 
 from __future__ import annotations
@@ -41,6 +45,23 @@ def keep_freed_memory() -> None:
         _mallopt(_M_TOP_PAD, _THREAD_HEAP)  # else a thread's empty heap is unmapped all the same
 
 
+def give_back_freed_memory() -> None:
+    """Hands what `keep_freed_memory` has kept back to the kernel.
+
+    For between two steps, and seldom: the next one has to get its memory anew.
+    """
+    if jax.default_backend() == "cpu" and (glibc := _glibc()):
+        glibc.malloc_trim(0)
+
+
 def _mallopt(parameter: int, value: int) -> None:
-    if sys.platform == "linux" and hasattr(glibc := ctypes.CDLL(None), "mallopt"):
+    if glibc := _glibc():
         glibc.mallopt(parameter, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is the one that these calls are for."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "malloc_trim") else None

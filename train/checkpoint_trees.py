@@ -20,11 +20,24 @@ def first_difference(saved: Any, wanted: Any) -> str | None:
       'w was saved with the shape (3,) and this run has (4,).'
       >>> first_difference({"w": three}, {"w": three})
     """
-    theirs, ours = _named_leaves(saved), _named_leaves(wanted)
+    theirs, ours = named_leaves(saved, "/"), named_leaves(wanted, "/")
     for name in sorted(theirs.keys() | ours.keys()):
         if difference := _difference(theirs.get(name), ours.get(name)):
             return f"{name} {difference}"
     return None
+
+
+def named_leaves(tree: Any, separator: str) -> dict[str, Any]:
+    """The leaves of a tree by their paths.
+
+    Example:
+      >>> named_leaves({"mlp": {"up": 1, "down": 2}}, ".")
+      {'mlp.down': 2, 'mlp.up': 1}
+    """
+    leaves = jax.tree.leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=separator): leaf for path, leaf in leaves
+    }
 
 
 def _difference(saved: Any, wanted: Any) -> str | None:
@@ -40,8 +53,3 @@ def _difference(saved: Any, wanted: Any) -> str | None:
             "rather than cast it silently."
         )
     return None
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -7,10 +7,11 @@ holds code.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.agreement import DAY_MS, from_first
+from train.allocator import give_back_freed_memory
+from train.checkpoint_identity import check_identity, check_step
 from train.checkpoint_trees import first_difference
 from train.config import RunConfig, config_hash
 from train.data import Dataset
@@ -30,17 +33,10 @@ from train.step_folders import (
     discard_unfinished,
     finish,
     newest_whole,
-    newest_whole_before,
+    read_newest_whole,
     steps,
     unfinished,
 )
-
-_WHAT = {
-    "config_hash": "configuration",
-    "fingerprint": "text, tokenizer or packing",
-    "seed": "seed",
-}
-"""What differs where an entry of a checkpoint's identity does."""
 
 
 class Restored(NamedTuple):
@@ -85,7 +81,9 @@ class Checkpointer:
                 opt_state=_array_handler(),
                 data=ocp.JsonCheckpointHandler(),
                 meta=ocp.JsonCheckpointHandler(),
-            )
+            ),
+            # By itself Orbax gives a save up after twenty minutes, which a slow disk may take.
+            timeout_secs=DAY_MS // 1000,
         )
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
@@ -102,6 +100,7 @@ class Checkpointer:
           DiskFullError: If there is no room, or was none for the save before.
         """
         self.wait()
+        give_back_freed_memory()  # What the last save left splits the room of a step's temporaries.
         with full_disk_explained(self._folder):
             if self._is_first:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -148,8 +147,9 @@ class Checkpointer:
         Raises:
           CheckpointError: As for `restore`, but for damage.
         """
-        earlier = newest_whole_before(self._folder, step)
-        return None if earlier is None else self._restore(earlier, target)
+        return read_newest_whole(
+            self._folder, lambda each: each < step, lambda each: self._restore(each, target)
+        )
 
     def wait(self) -> None:
         """Returns when the save under way, if there is one, is on the disk.
@@ -176,7 +176,9 @@ class Checkpointer:
             folder,
             args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()),
         )
-        self._check_identity(notes["data"] | notes["meta"])
+        found = notes["data"] | notes["meta"]
+        check_identity(self._folder, found, self._identity)
+        check_step(folder, found)
         self._check_arrays(folder, target)
         arrays = self._orbax.restore(
             folder,
@@ -186,45 +188,33 @@ class Checkpointer:
         )
         position = jax.device_put(np.asarray(step, target.step.dtype), target.step.sharding)
         state = TrainState(position, arrays["params"], arrays["opt_state"])
-        return Restored(state, float(notes["meta"]["seconds"]))
+        return Restored(state, float(found["seconds"]))
 
     def _finish(self, step: int) -> None:
         try:
             self._orbax.wait_until_finished()
-            if self._is_first:
-                finish(self._folder, step, self._keep)
+            with _others_waiting(f"{self._folder / str(step)} is saved"):
+                if self._is_first:
+                    finish(self._folder, step, self._keep)
         except Exception:
             # Half a checkpoint is of no use, and its room may be. Orbax may still write into it.
             if self._is_first:
-                with contextlib.suppress(OSError):
-                    discard_unfinished(self._folder)
+                discard_unfinished(self._folder)
             raise
 
     def _newest_whole(self) -> int | None:
         """Looked for by the first process, for all."""
         step, refusal = None, ""
-        if self._is_first:
-            try:
-                step = newest_whole(self._folder)
-            except CheckpointError as error:
-                refusal = str(error)
-        if jax.process_count() > 1:
-            # Patient, as a collective is not: reading all of a checkpoint takes a while.
-            ocp.multihost.get_barrier_sync_fn()(key="newest whole", timeout_ms=DAY_MS)
+        with _others_waiting("newest whole"):
+            if self._is_first:
+                try:
+                    step = newest_whole(self._folder)
+                except CheckpointError as error:
+                    refusal = str(error)
         step, refusal = json.loads(from_first(json.dumps([step, refusal]).encode()))
         if refusal:
             raise CheckpointError(refusal)
         return step
-
-    def _check_identity(self, found: dict[str, Any]) -> None:
-        for key, ours in self._identity.items():
-            if found[key] != ours:
-                what = _WHAT[key]
-                raise CheckpointError(
-                    f"{self._folder} holds a checkpoint of another {what} ({key}="
-                    f"{str(found[key])[:12]}, and this run has {str(ours)[:12]}): choose another "
-                    f"--out, or run it with the {what} of its making."
-                )
 
     def _check_arrays(self, folder: Path, target: TrainState) -> None:
         saved = self._orbax.metadata(folder).item_metadata
@@ -242,6 +232,16 @@ def run_checkpointer(folder: Path, config: RunConfig, dataset: Dataset) -> Check
         fingerprint=dataset.fingerprint,
         seed=config.seed,
     )
+
+
+@contextmanager
+def _others_waiting(key: str) -> Iterator[None]:
+    """Holds all processes, of which one that ends ends the others, while the first is at work."""
+    try:
+        yield
+    finally:
+        # Patient, as a collective is not: reading all of a checkpoint takes a while.
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=DAY_MS)
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from train.atomic import write_whole
+from train.atomic import sync_folder, write_whole
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -24,7 +26,7 @@ class DamageError(Exception):
 
 
 def seal(folder: Path) -> None:
-    """Writes the digests of all files below a folder into one more, and all of them to the disk.
+    """Writes the digests of all files below a folder into one more, and all of it to the disk.
 
     Raises:
       DamageError: If there is something else in it than files and folders.
@@ -33,6 +35,8 @@ def seal(folder: Path) -> None:
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda name: _digest(folder / name, to_disk=True), names)
     lines = [f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True)]
+    for at, _, _ in os.walk(folder):
+        sync_folder(Path(at))
     write_whole(folder / SUMS, "".join(lines).encode())
 
 
@@ -40,11 +44,13 @@ def check_seal(folder: Path) -> None:
     """Reads every file below a sealed folder. Links are not followed, wherever they lead.
 
     Raises:
-      DamageError: Naming the first file that is missing, was added or has changed.
+      DamageError: Naming the first file that is missing, was added, has changed or cannot be read.
     """
-    if folder.is_symlink():
+    with _read_or_damaged("the folder"):
+        mode = folder.lstat().st_mode
+    if stat.S_ISLNK(mode):
         raise DamageError("a symbolic link, where a folder was written")
-    if not folder.is_dir():
+    if not stat.S_ISDIR(mode):
         raise DamageError("a file, where a folder was written")
     found = set(_files(folder))
     if SUMS not in found:
@@ -62,11 +68,12 @@ def check_seal(folder: Path) -> None:
 
 def _sealed(folder: Path) -> dict[str, str]:
     """Digests by name, as they were written."""
-    lines = (folder / SUMS).read_text(errors="replace").removesuffix("\n").split("\n")
+    with _read_or_damaged(SUMS):
+        text = (folder / SUMS).read_text(errors="replace")
     sealed = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         match = _LINE.fullmatch(line)
-        if not match:
+        if not match or not match[2].isprintable():
             raise DamageError(f"{SUMS}, line {number}: not a digest and a name")
         sealed[match[2]] = match[1]
     return sealed
@@ -81,19 +88,29 @@ def _files(folder: Path) -> Iterator[str]:
     for at, folders, files in os.walk(folder, onerror=unreadable):
         for path in (Path(at, name) for name in folders + files):
             name = path.relative_to(folder).as_posix()
-            if path.is_symlink():
+            if not name.isprintable():
+                raise DamageError(f"{name!r:.80} was added")
+            with _read_or_damaged(name):
+                mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
                 raise DamageError(f"{name} is a symbolic link")
-            if path.is_file():
+            if stat.S_ISREG(mode):
                 yield name
-            elif not path.is_dir():
+            elif not stat.S_ISDIR(mode):
                 raise DamageError(f"{name} is neither a file nor a folder")
 
 
-def _read(folder: Path, name: str) -> str:
+@contextmanager
+def _read_or_damaged(name: str) -> Iterator[None]:
     try:
-        return _digest(folder / name)
+        yield
     except OSError as error:  # A bad block says so only when it is read.
         raise DamageError(f"{name} cannot be read ({error.strerror})") from error
+
+
+def _read(folder: Path, name: str) -> str:
+    with _read_or_damaged(name):
+        return _digest(folder / name)
 
 
 def _digest(path: Path, *, to_disk: bool = False) -> str:

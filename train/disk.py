@@ -20,11 +20,11 @@ class DiskFullError(RuntimeError):
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
+def full_disk_explained(folder: Path | str) -> Iterator[None]:
     """Turns a full disk, met while writing, into a sentence.
 
     Args:
-      folder: What is written to inside.
+      folder: What is written to inside, or its name.
 
     Raises:
       DiskFullError: If there was no room; all other errors pass.
@@ -48,10 +48,11 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
       DiskFullError: If fewer are free.
     """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:  # A file system of a program's own may not say.
         raise DiskFullError(
-            f"{folder} has room for {size(free)} and a checkpoint takes {size(needed)}: {_WAY_OUT}"
+            f"{folder} has room for {size(disk.free)} and a checkpoint takes {size(needed)}: "
+            f"{_WAY_OUT}"
         )
 
 

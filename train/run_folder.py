@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,17 @@ def check_writable(folder: Path) -> None:
 
     Raises:
       ValueError: If it cannot, by permissions or because the disk is read-only.
+      DiskFullError: If there is no room for one more file.
     """
     try:
-        for place in (folder, folder / CHECKPOINTS):
-            # A try, since root passes every permission and a full disk has none to look at.
-            with tempfile.TemporaryFile(dir=_nearest(place)):
-                pass
-        for file in (folder / RECORDS, folder / LOCK):
-            if file.exists():
-                file.open("ab").close()
+        with full_disk_explained(folder):
+            for place in (folder, folder / CHECKPOINTS):
+                # A try, since root passes every permission and a full disk has none to look at.
+                with tempfile.TemporaryFile(dir=_nearest(place)):
+                    pass
+            for file in (folder / RECORDS, folder / LOCK):
+                if file.exists():
+                    file.open("ab").close()
     except OSError as error:
         raise ValueError(
             f"{folder} cannot be written to ({error.strerror}): choose another --out, or have it "
@@ -75,19 +78,30 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
       BusyError: If another process is at work in it.
       ValueError: If it cannot be written to.
+      DiskFullError: If there is no room for it.
     """
     check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _refuse_links(folder)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / LOCK, wait=False))
+            with full_disk_explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                refuse_links(folder)
+                stack.enter_context(locked(folder / LOCK, wait=False))
         except BlockingIOError as error:
             raise BusyError(
                 f"another process is writing into {folder}: wait for it, stop it, or choose "
                 "another --out."
             ) from error
         yield
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Whose parameters a run began with: of which file, and what that says of itself."""
+
+    sha256: str
+    config_hash: str
+    step: int
 
 
 def imported_weights(folder: Path) -> str:
@@ -97,12 +111,18 @@ def imported_weights(folder: Path) -> str:
       ValueError: If the note of it is damaged.
     """
     path = folder / IMPORTED
-    return read_json(path, dict[str, Any])["sha256"] if path.exists() else ""
+    return read_json(path, Imported).sha256 if path.exists() else ""
 
 
-def _refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path) -> None:
+    """Refuses to write through a symbolic link in a folder.
+
+    Raises:
+      ValueError: Naming the first there is.
+    """
     for path in sorted(folder.iterdir()):
-        if path.is_symlink():
+        # Optuna's locks, such as `queue.lock`, are links that are only made and removed.
+        if path.is_symlink() and ".lock" not in path.name[1:]:
             raise ValueError(
                 f"{path} is a symbolic link, and what is written to it would go elsewhere: put the "
                 "file itself there, or choose another --out."
@@ -149,7 +169,7 @@ def check_owner(path: Path, config: object) -> None:
 
 
 def write_config(path: Path, config: object) -> None:
-    """Writes a configuration as JSON; a crash leaves a whole file or none.
+    """Writes a configuration, or another dataclass, as JSON; a crash leaves a whole file or none.
 
     Raises:
       DiskFullError: If there is no room.

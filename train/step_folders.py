@@ -7,17 +7,19 @@ checkpoint later (a flipped bit, a lost file) its digests tell.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from train.atomic import sync_folder
 from train.digests import DamageError, check_seal, seal
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _UNFINISHED = "saving-"
@@ -35,16 +37,18 @@ def unfinished(folder: Path, step: int) -> Path:
 def finish(folder: Path, step: int, keep: int) -> None:
     """Turns what was written into a checkpoint, and leaves the newest `keep` of them."""
     seal(unfinished(folder, step))
+    # The records lie beside the folder: where the power goes, their name must not go alone.
+    sync_folder(folder.parent)
     os.rename(unfinished(folder, step), folder / str(step))
     sync_folder(folder)
     for old in steps(folder)[:-keep]:
         # Under the other name: one that is removed by half must not pass for a damaged one.
         os.rename(folder / str(old), unfinished(folder, old))
-        _remove(unfinished(folder, old))
+    discard_unfinished(folder)
 
 
 def discard_unfinished(folder: Path) -> None:
-    """Removes what saves that did not come to their end have left behind."""
+    """Removes what has no step's name; what cannot be removed now, the next save tries again."""
     if folder.exists():
         for name in os.listdir(folder):
             if name.startswith(_UNFINISHED):
@@ -67,10 +71,9 @@ def newest_whole(folder: Path) -> int | None:
     """
     damaged: dict[int, str] = {}
     for step in reversed(steps(folder)):
-        try:
-            check_seal(folder / str(step))
-        except DamageError as error:
-            damaged[step] = str(error)
+        what = damage(folder, step)
+        if what:
+            damaged[step] = what
             continue
         for bad, what in damaged.items():
             aside = _move_aside(folder / str(bad))
@@ -88,17 +91,34 @@ def newest_whole(folder: Path) -> int | None:
     return None
 
 
-def newest_whole_before(folder: Path, step: int) -> int | None:
-    """The newest step before this one whose files are what was written, or None; changes nothing.
+def read_newest_whole(
+    folder: Path, wanted: Callable[[int], bool], read: Callable[[int], T]
+) -> T | None:
+    """What `read` makes of the newest whole step that is wanted, or None; changes nothing.
 
-    A run that is under way may meanwhile remove what was found.
+    A run that is under way may remove the step while it is read: then another is looked for.
     """
-    for earlier in reversed(steps(folder)):
-        if earlier < step:
-            with contextlib.suppress(DamageError, FileNotFoundError):
-                check_seal(folder / str(earlier))
-                return earlier
-    return None
+    while True:
+        whole = (
+            step for step in reversed(steps(folder)) if wanted(step) and not damage(folder, step)
+        )
+        step = next(whole, None)
+        if step is None:
+            return None
+        try:
+            return read(step)
+        except Exception:
+            if (folder / str(step)).exists():
+                raise
+
+
+def damage(folder: Path, step: int) -> str:
+    """What is wrong with a step's files, in words; empty if they are what was written."""
+    try:
+        check_seal(folder / str(step))
+    except DamageError as error:
+        return str(error)
+    return ""
 
 
 def _move_aside(path: Path) -> Path:
@@ -113,7 +133,10 @@ def _is_there(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:  # Such as a file on NFS that somebody reads: no reason to stop.
+        _log.warning(f"{path} cannot be removed now ({error.strerror})")

@@ -8,7 +8,6 @@ evaluation is theirs. Neither way needs an accelerator, whatever the run's mesh 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import jax
@@ -17,17 +16,26 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import models
-from train.atomic import write_whole
+from train.checkpoint_identity import check_step
 from train.checkpointing import run_checkpointer
 from train.config import MeshConfig, RunConfig, config_hash, to_dict
 from train.data import open_dataset
-from train.digests import DamageError, check_seal
 from train.optimizers import build_optimizer
 from train.read_config import read_run_config
-from train.run_folder import CHECKPOINTS, CONFIG, IMPORTED, RECORDS, claim, held
+from train.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    IMPORTED,
+    RECORDS,
+    Imported,
+    check_writable,
+    claim,
+    held,
+    write_config,
+)
 from train.sharding import make_mesh, replicated
 from train.state import TrainState, abstract_state
-from train.step_folders import steps
+from train.step_folders import damage, read_newest_whole, steps
 from train.vocabulary import check_vocabulary
 from train.weights import About, load_weights, read_about, save_weights
 
@@ -45,13 +53,22 @@ def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bo
       The path of the tensors.
 
     Raises:
-      ValueError: If the folder holds no run or no such checkpoint that is whole.
+      ValueError: If the folder holds no run or no such checkpoint that is whole, or the files can
+        not be written.
+      DiskFullError: If there is no room for them.
     """
     config = read_run_config(run / CONFIG)
-    chosen = _whole_checkpoint(run / CHECKPOINTS, step)
-    params = _read_params(run / CHECKPOINTS / str(chosen), config.model)
-    model = to_dict(config.model)
-    about = About(config_hash=config_hash(config), step=chosen, model=model)
+    check_writable(out)
+    checkpoints = run / CHECKPOINTS
+    found = read_newest_whole(
+        checkpoints,
+        lambda each: step in (None, each),
+        lambda each: (each, _read_params(checkpoints / str(each), config.model)),
+    )
+    if found is None:
+        raise ValueError(_nothing_whole(checkpoints, step))
+    chosen, params = found
+    about = About(config_hash=config_hash(config), step=chosen, model=to_dict(config.model))
     return save_weights(out, params, about, stacked=stacked)
 
 
@@ -80,8 +97,7 @@ def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             about = read_about(path)
-            source = {"sha256": digest, "config_hash": about.config_hash, "step": about.step}
-            write_whole(folder / IMPORTED, json.dumps(source, indent=2).encode() + b"\n")
+            write_config(folder / IMPORTED, Imported(digest, about.config_hash, about.step))
             checkpointer.save(0, state, seconds=0.0)
         finally:
             checkpointer.close()
@@ -96,27 +112,31 @@ def _first_state(path: Path, config: RunConfig) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
-def _whole_checkpoint(folder: Path, step: int | None) -> int:
-    """The step, or the newest one, if its files are what was written; nothing is changed."""
+def _nothing_whole(folder: Path, step: int | None) -> str:
     known = steps(folder)
-    damaged = []
-    for each in reversed(known):
-        if step in (None, each):
-            try:
-                check_seal(folder / str(each))
-                return each
-            except DamageError as error:
-                damaged.append(f"that of {each} is damaged ({error})")
+    damaged = [
+        f"that of {each} is damaged ({what})"
+        for each in reversed(known)
+        if step in (None, each) and (what := damage(folder, each))
+    ]
     which = "whole checkpoint" if step is None else f"whole checkpoint of step {step}"
     there = f"those there are of steps {', '.join(map(str, known))}" if known else "there is none"
-    raise ValueError(f"{folder} holds no {which}: {'; '.join(damaged) or there}.")
+    return f"{folder} holds no {which}: {'; '.join(damaged) or there}."
 
 
 def _read_params(checkpoint: Path, model: models.TransformerConfig) -> models.Params:
     """The parameters alone, on the host; the optimizer's state is not read."""
     shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(
-            (checkpoint / "params").absolute(), ocp.args.PyTreeRestore(shapes, as_arrays)
+    handler = ocp.CompositeCheckpointHandler(
+        params=ocp.PyTreeCheckpointHandler(), data=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handler) as reader:
+        found = reader.restore(
+            checkpoint.absolute(),
+            ocp.args.Composite(
+                params=ocp.args.PyTreeRestore(shapes, as_arrays), data=ocp.args.JsonRestore()
+            ),
         )
+    check_step(checkpoint, found["data"])
+    return found["params"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,9 @@ import safetensors
 import safetensors.numpy
 
 import models
-from train.atomic import write_whole
+from train.atomic import replacing, write_whole
+from train.checkpoint_trees import named_leaves
+from train.disk import full_disk_explained
 from train.typed_json import from_json, to_json
 
 SCHEMA = 1
@@ -69,17 +70,21 @@ def save_weights(
 
     Returns:
       The path of the tensors.
+
+    Raises:
+      DiskFullError: If there is no room.
     """
-    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in named(params).items()}
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params).items()}
     if not stacked:
         tensors = dict(_by_layer(tensors))
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     about = dataclasses.replace(about, sha256=hashes)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    path.with_suffix(".json").unlink(missing_ok=True)
-    described = to_json(about) | {"file_sha256": _write(path, tensors, about)}
-    write_whole(path.with_suffix(".json"), json.dumps(described, indent=2).encode() + b"\n")
+    with full_disk_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        described = to_json(about) | {"file_sha256": _write(path, tensors, about)}
+        write_whole(path.with_suffix(".json"), json.dumps(described, indent=2).encode() + b"\n")
     return path
 
 
@@ -93,17 +98,18 @@ def load_weights(path: Path, config: models.TransformerConfig, target: Any) -> m
 
     Raises:
       WeightsError: If the file is damaged or has no checksums, is of a model that computes another
-        function, or a tensor is missing, unknown, or of another shape or dtype.
+        function, or a tensor is missing, unknown, of another shape or dtype, or not finite.
     """
-    wanted = named(target)
+    wanted = _named(target)
     with _opened(path) as file:
         about = _about(path, file)
         for name in _SAME_FUNCTION:
             ours, theirs = getattr(config, name), about.model.get(name)
             if ours != theirs:
+                shown = f"{theirs!r:.80}"
                 raise WeightsError(
-                    f"{path} was trained with {name}={theirs}, and this model has {ours}: set "
-                    f"--model.{name.replace('_', '-')} {theirs}."
+                    f"{path} was trained with {name}={shown}, and this model has {ours}: set "
+                    f"--model.{name.replace('_', '-')} {shown}."
                 )
         names = set(file.keys())
         parts = {name: _parts(name, leaf.shape, names) for name, leaf in wanted.items()}
@@ -130,10 +136,8 @@ def read_about(path: Path) -> About:
         return _about(path, file)
 
 
-def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree of parameters by their paths, with dots."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+def _named(tree: Any) -> dict[str, Any]:
+    return named_leaves(tree, ".")
 
 
 def _by_layer(tensors: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -155,9 +159,9 @@ def _parts(name: str, shape: tuple[int, ...], names: set[str]) -> list[str]:
 
 def _check_names(path: Path, found: set[str], wanted: set[str]) -> None:
     for name in sorted(found ^ wanted):
-        what = "holds no" if name in wanted else "holds more than this model has:"
+        what = f"no {name}" if name in wanted else f"more than this model has: {name!r:.80}"
         raise WeightsError(
-            f"{path} {what} {name}; choose the configuration of the model that it was made from."
+            f"{path} holds {what}; choose the configuration of the model that it was made from."
         )
 
 
@@ -174,6 +178,8 @@ def _tensor(
     tensor = file.get_tensor(name)
     if _sha256(tensor) != about.sha256.get(name):
         raise WeightsError(f"{path}: {name} is not what was written; copy or export it again.")
+    if not np.isfinite(tensor).all():
+        raise WeightsError(f"{path}: {name} has numbers that are not finite; take an earlier step.")
     return tensor
 
 
@@ -182,7 +188,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         file = safetensors.safe_open(path, framework="numpy")
     except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read as safetensors ({error}).") from error
+        reason = f"{str(error)!r:.200}"  # The library's words may quote the file's.
+        raise WeightsError(f"{path} cannot be read as safetensors ({reason}).") from error
     with file:
         yield file
 
@@ -209,18 +216,10 @@ def _write(path: Path, tensors: dict[str, np.ndarray], about: About) -> str:
     text = json.dumps(to_json(about), sort_keys=True)
     # One entry, since the library writes several in any order: equal weights are equal files.
     header = {"about": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        safetensors.numpy.save_file(tensors, temporary, {_KEY: json.dumps(header)})
-        with temporary.open("rb+") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{path} could not be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return whole
+    with replacing(path) as new:
+        safetensors.numpy.save_file(tensors, new, {_KEY: json.dumps(header)})
+        with new.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256(tensor: np.ndarray) -> str:
