@@ -11,6 +11,8 @@ import pytest
 
 from train.interrupts import Interrupted, StopRequest
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -62,6 +64,21 @@ def test_a_signal_that_nobody_looked_at_any_more_is_sent_again():
         finished_work(signal.SIGINT)
 
 
+def test_a_signal_is_heard_from_the_first_moment_on(monkeypatch):
+    real = signal.signal
+
+    def signal_at_once(signum, handler):
+        before = real(signum, handler)
+        if signum == signal.SIGINT:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signum)
+        return before
+
+    monkeypatch.setattr(signal, "signal", signal_at_once)
+    with pytest.raises(Interrupted):
+        work()
+
+
 def test_whoever_asked_to_outlive_the_terminal_does():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -72,12 +89,13 @@ def test_whoever_asked_to_outlive_the_terminal_does():
         signal.signal(signal.SIGHUP, before)
 
 
-def process(body, status=75):
+def process(body, status=75, patience=0.2):
     """Python that is at `body`, where signals end it."""
     program = (
-        "import contextlib, gc, hashlib, os, signal, time\nfrom train import stopping as module\n"
+        "import contextlib, gc, hashlib, os, signal, sys, time\n"
+        "from train import stopping as module\n"
         "from train.interrupts import StopRequest\n"
-        "module.PATIENCE = 0.2\n"
+        f"module.PATIENCE = {patience}\n"
         f"with module.stopping as stopping:\n    stopping.status = {status}\n"
         "    print('ready', flush=True)\n"
         f"    {body}\n"
@@ -113,6 +131,38 @@ def test_a_run_that_hangs_is_ended_by_a_second_ctrl_c_and_by_no_first_one():
         worker.send_signal(signal.SIGINT)
         assert "stopped by SIGINT" in worker.communicate(timeout=30)[0]
     assert worker.returncode == 130
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_time_of_the_signals_before_it():
+    with process(f"with StopRequest(): {LONG_C_CODE}", patience=3) as worker:
+        for signum in ("SIGHUP", "SIGUSR1", "SIGTERM", "SIGINT", "SIGINT"):
+            worker.send_signal(signal.Signals[signum])
+            time.sleep(0.1)
+        worker.communicate(timeout=10)
+    assert worker.returncode == 130
+
+
+def test_a_second_ctrl_c_ends_a_process_that_hangs_at_its_exit_too():
+    hang = f"import atexit; atexit.register(lambda: {LONG_C_CODE})"
+    twice = "with StopRequest(): [os.kill(os.getpid(), signal.SIGINT) for _ in '12']"
+    with process(f"{hang}; time.sleep(0.2)\n    {twice}") as worker:
+        assert worker.communicate(timeout=30)[0].count("stopped by SIGINT") == 1
+    assert worker.returncode == 130
+
+
+def test_a_library_that_crashes_at_the_exit_does_not_change_the_status():
+    crash = "library = type('Library', (), {'__del__': lambda _: os.abort()})()"
+    with process(f"{crash}; time.sleep(60)") as worker:
+        worker.send_signal(signal.SIGTERM)
+        assert "stopped by SIGTERM" in worker.communicate(timeout=30)[0]
+    assert worker.returncode == 75
+
+
+def test_a_process_without_a_standard_output_stops_like_any_other():
+    with process("sys.stdout.close(); sys.stdout = None; time.sleep(60)") as worker:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(timeout=30)
+    assert worker.returncode == 75
 
 
 def test_a_signal_that_came_up_in_a_garbage_collection_is_not_lost():

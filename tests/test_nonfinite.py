@@ -35,6 +35,8 @@ from train.state import TrainState
 from train.step import make_train_step
 from train.stuck import StuckError
 
+pytestmark = pytest.mark.faults
+
 SHARDED = MeshConfig(data=2, fsdp=4)
 OPTIMIZERS = (Aardvark(learning_rate=1e-2), StratOpt(learning_rate=3e-3), AdamW(learning_rate=1e-2))
 POISONS = [(leaf, value) for leaf in (*range(LEAVES), "all") for value in (np.nan, np.inf, -np.inf)]

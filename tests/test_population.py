@@ -196,6 +196,19 @@ def test_a_diverging_member_leaves_what_it_would_leave_alone(undisturbed, config
     check_lines_agree(lines_of(folders_in(undisturbed)[DIVERGING]), lines_of(tmp_path))
 
 
+@pytest.mark.slow
+def test_a_member_that_no_guard_keeps_finite_leaves_what_it_would_leave_alone(cache, tmp_path):
+    wild = Aardvark(learning_rate=1e30, nonfinite=None)
+    calm = dataclasses.replace(wild, learning_rate=1e-2)
+    configs = [tiny.run_config(cache, optimizer=o, log_every=3) for o in (wild, calm)]
+    folders = [tmp_path / name for name in ("wild", "calm")]
+    finals = train_population(configs, folders, checkpoints=tmp_path / "checkpoints")
+    assert [(final.step, final.diverged) for final in finals] == [(4, True), (12, False)]
+    with pytest.raises(StuckError, match="parameters are no longer finite"):
+        loop.train(configs[0], tmp_path / "alone")
+    check_lines_agree(lines_of(folders[0]), lines_of(tmp_path / "alone"))
+
+
 def checkpoint_in(out, configs, program):
     checkpointer = Checkpointer(
         out / "checkpoints",
@@ -242,6 +255,20 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
     steps = []
     train_in(tmp_path, configs, program, on_progress=lambda p: steps.append(p.step))
     assert steps[0] == 5
+    check_same_population(tmp_path, undisturbed, configs, program)
+
+
+def test_a_crash_in_the_first_evaluation_loses_none_of_it(
+    configs, program, undisturbed, tmp_path, monkeypatch
+):
+    def crash(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(program), "evaluate", crash)
+        with pytest.raises(ZeroDivisionError):
+            train_in(tmp_path, configs, program)
+    train_in(tmp_path, configs, program)
     check_same_population(tmp_path, undisturbed, configs, program)
 
 

@@ -11,6 +11,8 @@ from train.disk import DiskFullError
 from train.recorder import Recorder
 from train.records import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tests import tiny
+from tests.poison import PoisonedData
+from tests.test_weights import ABOUT
 from train import cli
 from train.config import MeshConfig, to_dict
 from train.data import open_dataset
@@ -15,6 +18,10 @@ from train.optimizer_configs import Aardvark
 from train.program import build_program
 from train.records import StepRecord, read_records
 from train.replay import replay
+from train.transfer import import_weights
+from train.weights import save_weights
+
+pytestmark = pytest.mark.faults
 
 CONTEXT = 16
 
@@ -115,6 +122,29 @@ def test_a_run_that_has_not_come_so_far_is_stepped_on(folder, program, tmp_path)
     ahead = replay(tmp_path, 2, program=program)
     assert (ahead.started_from, ahead.recorded_loss) == (0, None)
     assert ahead.loss == logged(folder, 2).loss
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_is_met_again(config, program, tmp_path, monkeypatch):
+    data = PoisonedData(open_dataset(config.data), {5: (3, np.nan)})
+    train(config, tmp_path, program=program, dataset=data)
+    monkeypatch.setattr("train.replay.open_dataset", lambda config: data)
+    found = replay(tmp_path, 5, program=program)
+    assert np.isnan([found.loss, found.recorded_loss, found.rows[0].loss]).all()
+    assert np.isfinite([row.loss for row in found.rows[1:]]).all()
+    assert (found.skipped, found.is_exact) == (True, True)
+
+
+@pytest.mark.slow
+def test_a_run_of_imported_weights_begins_with_them_or_not_at_all(config, program, tmp_path):
+    weights = save_weights(tmp_path, tiny.params(), ABOUT)
+    import_weights(weights, config, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    train(config, tmp_path / "run", program=program)
+    with pytest.raises(ValueError, match=r"imported weights, and no .* before step 2 is left: imp"):
+        replay(tmp_path / "run", 2, program=program)
+    again = replay(tmp_path / "again", 2, program=program)
+    assert again.loss == logged(tmp_path / "run", 2).loss
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ from train.program import build_program
 from train.records import RecordWriter, SpikeRecord, decode, encode, read_records
 from train.spikes import DEVIATIONS, ENOUGH, WINDOW, SpikeWatch
 
+pytestmark = pytest.mark.faults
+
 SPIKE = SpikeRecord(
     step=7,
     tokens=1792,

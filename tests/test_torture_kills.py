@@ -1,33 +1,26 @@
 """kill -9 at random moments: the same command goes on, and ends as if nothing had happened."""
 
-import json
 import os
-import random
-import shlex
 import signal
 
 import pytest
 
 from tests.torture import (
+    TINY,
     assert_same_run,
-    bytes_in,
     ended,
     exists,
     finish,
     holds_a_lock,
+    prepared,
     recorded,
     saving,
     seeded,
     started,
+    write_documents,
 )
 
 pytestmark = pytest.mark.torture
-
-TINY = shlex.split(
-    "--model.layers 1 --model.d-model 16 --model.heads 2 --model.kv-heads 2 --model.d-ff 32 "
-    "--batch-size 8 --context 16 --log-every 2 --eval-every 20 --eval-batches 2 "
-    "--schedule.warmup-steps 3 --data.source synthetic"
-)
 
 
 def test_a_run_killed_eleven_times_ends_in_the_bits_of_an_undisturbed_one(tmp_path):
@@ -109,20 +102,3 @@ def test_preparing_killed_four_times_ends_in_the_bytes_of_an_undisturbed_one(tmp
     finish(tmp_path, *command)
     finish(tmp_path, *words, "--workers", "1", "--cache-dir", str(tmp_path / "undisturbed"))
     assert prepared(cache) == prepared(tmp_path / "undisturbed")
-
-
-def write_documents(folder, rng: random.Random):
-    folder.mkdir()
-    words = ["".join(rng.choices("abcdefghij ", k=2000)) for _ in range(50)]
-    for file in range(8):
-        lines = (json.dumps({"text": f"{file} {i} " + rng.choice(words)}) for i in range(2000))
-        (folder / f"{file}.jsonl").write_text("\n".join(lines))
-
-
-def prepared(cache):
-    """All that lies there, but for the memory of the files' times and the lock's empty file."""
-    return {
-        name: content
-        for name, content in bytes_in(cache).items()
-        if not name.endswith(("verified.json", ".lock"))
-    }

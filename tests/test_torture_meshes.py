@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
 import signal
 import socket
 from pathlib import Path
@@ -14,13 +13,15 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.torture import Moment, finish, recorded, started
+from tests.torture import TINY, Moment, finish, recorded, started
 from train import loop
 from train.config import MeshConfig, config_hash
 from train.interrupts import Interrupted
 from train.program import build_program
 from train.records import EvalRecord, StepRecord, read_records
 from train.run_folder import claim
+
+pytestmark = pytest.mark.faults
 
 MESHES = (
     (8, "--mesh.fsdp 8"),
@@ -29,11 +30,10 @@ MESHES = (
     (1, ""),
     (8, "--mesh.fsdp 2 --mesh.tensor 2"),
 )
-TINY = shlex.split(
-    "nano --model.layers 1 --model.d-model 16 --model.heads 2 --model.kv-heads 2 --model.d-ff 32 "
-    "--batch-size 8 --context 16 --log-every 1 --eval-every 20 --eval-batches 2 --steps 200 "
-    "--checkpoint-every 200 --schedule.warmup-steps 3 --data.source synthetic --out run"
-)
+COMMAND = [
+    "run", "nano", *TINY, "--log-every", "1", "--steps", "200", "--checkpoint-every", "200",
+    "--out", "run",
+]  # fmt: skip
 
 
 def losses_of(run: Path) -> list[tuple[int, float]]:
@@ -87,14 +87,14 @@ def test_a_run_goes_on_with_eight_four_two_one_and_eight_devices(optimizer, tmp_
     run, undisturbed = tmp_path / "meshes" / "run", tmp_path / "undisturbed"
     run.parent.mkdir()
     undisturbed.mkdir()
-    finish(undisturbed, "run", *TINY, f"optimizer:{optimizer}")
+    finish(undisturbed, *COMMAND, f"optimizer:{optimizer}")
     *first, (devices, mesh) = MESHES
     for some, other_mesh in first:
-        words = [*TINY, *other_mesh.split(), f"optimizer:{optimizer}"]
-        with started(run.parent, "run", *words, devices=some) as process:
+        words = [*COMMAND, *other_mesh.split(), f"optimizer:{optimizer}"]
+        with started(run.parent, *words, devices=some) as process:
             process.until(further(run)).send(signal.SIGTERM)
             assert_stopped(*process.ended())
-    finish(run.parent, "run", *TINY, *mesh.split(), f"optimizer:{optimizer}", devices=devices)
+    finish(run.parent, *COMMAND, *mesh.split(), f"optimizer:{optimizer}", devices=devices)
     assert_same_losses(run, undisturbed / "run")
 
 
@@ -108,13 +108,13 @@ def test_two_processes_go_on_as_one_and_as_two_again(tmp_path):
     run, undisturbed = tmp_path / "processes" / "run", tmp_path / "undisturbed"
     run.parent.mkdir()
     undisturbed.mkdir()
-    finish(undisturbed, "run", *TINY)
+    finish(undisturbed, *COMMAND)
     with two_processes(run.parent, "--mesh.fsdp", "8", devices=4) as (first, second):
         first.until(further(run))
         second.send(signal.SIGTERM)
         assert_stopped(*first.ended())
         assert second.ended()[0] == 0
-    with started(run.parent, "run", *TINY, "--mesh.fsdp", "4", devices=4) as process:
+    with started(run.parent, *COMMAND, "--mesh.fsdp", "4", devices=4) as process:
         process.until(further(run)).send(signal.SIGTERM)
         assert_stopped(*process.ended())
     with two_processes(run.parent, "--mesh.fsdp", "2", devices=1) as (first, second):
@@ -129,7 +129,7 @@ def two_processes(folder: Path, *words: str, devices: int):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     hosts = f"--hosts.coordinator 127.0.0.1:{port} --hosts.process-count 2 --hosts.process-id"
-    command = ["run", *TINY, *words, *hosts.split()]
+    command = [*COMMAND, *words, *hosts.split()]
     with (
         started(folder, *command, "0", devices=devices) as first,
         started(folder, *command, "1", devices=devices) as second,

@@ -10,17 +10,19 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
 
 import pytest
 
-from tests.test_torture_kills import TINY, prepared, write_documents
 from tests.torture import (
+    TINY,
     assert_same_run,
     ended,
     exists,
     finish,
     holds_a_lock,
+    prepared,
     recorded,
     saving,
     seeded,
     started,
+    write_documents,
 )
 
 pytestmark = pytest.mark.torture
@@ -105,6 +107,15 @@ def test_a_comparison_and_its_workers_stop_together_and_go_on(tmp_path, signum, 
     # All that had begun is saved, by whichever process.
     begun = [path.parent for path in runs.glob("*/records.jsonl")]
     assert all(list((run / "checkpoints").glob("[0-9]*")) for run in begun)
+
+
+def test_a_ctrl_c_while_the_workers_import_is_one_sentence(tmp_path):
+    command = ["compare", *TINY, "--steps", "20", "--out", "comparison", "--workers", "3"]
+    with started(tmp_path, *command) as process:
+        process.until(lambda: len(process.workers()) == 2, seeded().uniform(0.2, 1.0))
+        status, printed = process.send_to_all(SIGINT).ended()
+    assert status == 130, printed
+    assert printed == f"stopped by SIGINT; {KEPT}. The same command goes on from there.\n"
 
 
 def test_preparing_stops_with_its_workers_and_goes_on(tmp_path):

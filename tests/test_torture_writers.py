@@ -6,8 +6,16 @@ import signal
 
 import pytest
 
-from tests.test_torture_kills import TINY, prepared, write_documents
-from tests.torture import assert_same_run, finish, recorded, seeded, started
+from tests.torture import (
+    TINY,
+    assert_same_run,
+    finish,
+    prepared,
+    recorded,
+    seeded,
+    started,
+    write_documents,
+)
 
 pytestmark = pytest.mark.torture
 

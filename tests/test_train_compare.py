@@ -76,6 +76,16 @@ def test_a_comparison_runs_everything_once_and_reports(comparison, display, tmp_
     assert report(folder, console=Console(quiet=True)).exists()
 
 
+@pytest.mark.parametrize("name", [".lock", "comparison.json.new", "runs", "costs.jsonl.new"])
+def test_a_link_in_the_folder_is_refused(comparison, display, tmp_path, name):
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
+        compare(comparison, folder, display)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_stopped_comparison_goes_on_where_it_was(comparison, display, tmp_path, monkeypatch):
     folder = tmp_path / "comparison"
     real_train = compare_module.train

@@ -138,6 +138,58 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
     )
 
 
+@pytest.mark.parametrize("step", [0, 4, 12])
+def test_an_evaluation_that_was_broken_off_is_made_up_for(
+    step, config, program, undisturbed, tmp_path, monkeypatch
+):
+    """By a signal, after which the state is saved at once, and by a crash."""
+    real = type(program).evaluate
+    evaluated = []
+
+    def signal_comes(self, params, batches):
+        evaluated.append(len(evaluated) * config.eval_every)
+        if evaluated[-1] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        batches = list(batches)
+        assert len(batches) == (1 if evaluated[-1] == step else config.eval_batches)
+        return real(self, params, batches)
+
+    def crash(self, params, batches):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(program), "evaluate", signal_comes)
+        with pytest.raises(Interrupted, match=f"after step {step};" if step else "is kept"):
+            loop.train(config, tmp_path, program=program)
+        patch.setattr(type(program), "evaluate", crash)
+        with pytest.raises(ZeroDivisionError):
+            loop.train(config, tmp_path, program=program)
+    final = loop.train(config, tmp_path, program=program)
+    assert not final.diverged
+    chex.assert_trees_all_equal(
+        state_in(tmp_path, config, program), state_in(undisturbed, config, program)
+    )
+    assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
+        read_records(undisturbed / "records.jsonl")
+    )
+
+
+def test_a_signal_to_a_run_that_gets_stuck_is_not_lost(config, program, tmp_path, monkeypatch):
+    """A comparison takes a stuck run for a result, and would go on to the next."""
+
+    def signal_comes(progress):
+        if progress.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def never_finite(self, step):
+        raise self._stuck(step, "the parameters are no longer finite")
+
+    monkeypatch.setattr(loop._Run, "_check_parameters", never_finite)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, tmp_path, program=program, on_progress=signal_comes)
+    assert isinstance(read_records(tmp_path / "records.jsonl")[-1], FinalRecord)
+
+
 def test_a_killed_process_goes_on_to_the_same_bits(config, program, undisturbed, tmp_path):
     script = f"""
 import os, signal

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +20,13 @@ from tests.runs import arrays_in
 from train.records import Record, read_records
 
 ROOT = Path(__file__).parent.parent
+TINY = shlex.split(
+    "--model.layers 1 --model.d-model 16 --model.heads 2 --model.kv-heads 2 --model.d-ff 32 "
+    "--batch-size 8 --context 16 --log-every 2 --eval-every 20 --eval-batches 2 "
+    "--schedule.warmup-steps 3 --data.source synthetic"
+)
+"""Options of a run whose steps take a millisecond."""
+
 TIMEOUT = 240
 """Seconds in which a command ends even on a busy machine."""
 
@@ -97,9 +106,8 @@ class Command:
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 _, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-                is_worker = (
-                    b"spawn_main" in (folder / "cmdline").read_bytes()
-                )  # Empty of a dead one.
+                # Of a dead one it is empty.
+                is_worker = b"spawn_main" in (folder / "cmdline").read_bytes()
                 if is_worker and int(parent) == self.process.pid:
                     found.append(int(folder.name))
         return found
@@ -167,6 +175,24 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
+    }
+
+
+def write_documents(folder: Path, rng: random.Random) -> None:
+    """Text in several files, enough that preparing it can be stopped on the way."""
+    folder.mkdir()
+    words = ["".join(rng.choices("abcdefghij ", k=2000)) for _ in range(50)]
+    for file in range(8):
+        lines = (json.dumps({"text": f"{file} {i} " + rng.choice(words)}) for i in range(2000))
+        (folder / f"{file}.jsonl").write_text("\n".join(lines))
+
+
+def prepared(cache: Path) -> dict[str, bytes]:
+    """All that lies there, but for the memory of the files' times and the lock's empty file."""
+    return {
+        name: content
+        for name, content in bytes_in(cache).items()
+        if not name.endswith(("verified.json", ".lock"))
     }
 
 

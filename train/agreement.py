@@ -6,7 +6,9 @@ Each function does nothing in a single process.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from train.interrupts import StopRequest
 from train.sharding import replicated
 
 DAY_MS = 24 * 3600 * 1000
+
+T = TypeVar("T")
 
 
 def check_same(what: str, value: str, cure: str) -> None:
@@ -85,6 +89,14 @@ class SharedStopRequest(StopRequest):
             self.signum = int(self._answer) or None
         asked = np.full(jax.local_device_count(), self._asked or 0, np.int32)
         self._answer = self._highest(jax.make_array_from_process_local_data(self._sharding, asked))
+
+    def until_asked(self, items: Iterable[T]) -> Iterator[T]:
+        """The first of these, and more of them until somebody asks to stop."""
+        for item in items:
+            yield item
+            self.agree()
+            if self.signum:
+                return
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         agreed = self.signum

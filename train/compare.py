@@ -26,7 +26,15 @@ from train.memory import memory_explained
 from train.mesh_costs import EIGHT
 from train.program import Program, build_program
 from train.records import encode
-from train.run_folder import LOCK, BusyError, check_owner, finished, is_busy, write_config
+from train.run_folder import (
+    LOCK,
+    BusyError,
+    check_owner,
+    finished,
+    is_busy,
+    refuse_links,
+    write_config,
+)
 from train.sharding import check_mesh
 from train.stuck import StuckError
 from train.vocabulary import check_vocabulary
@@ -44,8 +52,8 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
       display: Told of every step.
 
     Raises:
-      ValueError: If the folder holds another comparison, the configuration does not fit the data
-        or the devices, or this is one of several processes of one run.
+      ValueError: If the folder holds another comparison or a link, the configuration does not fit
+        the data or the devices, or this is one of several processes of one run.
       Interrupted: If a signal asked to stop; the same call goes on from there.
     """
     refuse_several_processes("compare", os.environ)
@@ -55,6 +63,7 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     check_vocabulary(comparison, dataset)
     programs = _Programs(comparison)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     with locked(folder / LOCK):  # Another process may have come at the same moment.
         check_owner(folder / "comparison.json", comparison)
         write_config(folder / "comparison.json", comparison)

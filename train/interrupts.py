@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What asks to stop."""
@@ -52,20 +52,21 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._asked: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                if not stays_ignored(signum):
-                    self._previous[signum] = signal.signal(signum, self._request)
+            # Kept before any is replaced: `_request` needs them from the first moment on.
+            self._previous = {s: signal.getsignal(s) for s in SIGNALS if not stays_ignored(s)}
+            for signum in self._previous:
+                signal.signal(signum, self._request)
         StopRequest.open_count += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         StopRequest.open_count -= 1
         for signum, handler in self._previous.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            signal.signal(signum, handler)
         if self._asked is not None and kind is None:
             signal.raise_signal(self._asked)
 
@@ -73,7 +74,7 @@ class StopRequest:
         StopRequest.was_heard = True
         self.signum = self._asked = signum
         if signum == signal.SIGINT:
-            signal.signal(signum, self._previous[signum])  # type: ignore[arg-type]
+            signal.signal(signum, self._previous[signum])
 
 
 def stays_ignored(signum: int) -> bool:

@@ -98,7 +98,13 @@ def train(
         run = _Run(config, folder, program, dataset, recorder, on_progress, profile)
         stop = stack.enter_context(SharedStopRequest(program.mesh))
         stack.callback(run.close)  # Before the request is: a signal must not end a save.
-        return run.to_the_end(stop)
+        try:
+            return run.to_the_end(stop)
+        except StuckError as error:
+            stuck = error
+    # Only now: whoever takes it for a result must not go on if a signal came, which is sent again
+    # when the request is closed.
+    raise stuck
 
 
 class _Run:
@@ -143,7 +149,10 @@ class _Run:
         config = self._config
         if self._recorder.empty:
             self._recorder.start()
-            self._evaluate(0)
+        if self._is_due(self._start, config.eval_every):
+            self._evaluate(self._start, stop)  # If the call before this one has not.
+            if stop.signum:
+                raise Interrupted(stop.signum, self._start or None)
         batches = self._dataset.train_batches(
             config.batch_size,
             config.context,
@@ -184,12 +193,12 @@ class _Run:
 
     def _between_steps(self, step: int, stop: SharedStopRequest) -> None:
         if self._is_due(step, self._config.eval_every):
-            self._evaluate(step)
+            self._evaluate(step, stop)
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
             self._check_parameters(step)
             self._recorder.sync()
             self._checkpointer.save(step, self._state, self._clock.seconds)
-        if stop.signum and step < self._config.steps:
+        if stop.signum:
             raise Interrupted(stop.signum, step)
 
     def _read(self, step: int, metrics: Any) -> None:
@@ -227,10 +236,15 @@ class _Run:
             self._recorder.final(step, self._program, self._clock.seconds),
         )
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, stop: SharedStopRequest) -> None:
+        """Evaluates a step once; what a signal breaks off is left to the call that goes on."""
         config = self._config
+        if stop.signum or self._recorder.has_evaluated(step):
+            return
         batches = self._dataset.validation_batches(
             config.batch_size, config.context, max_batches=config.eval_batches, **self._share
         )
-        self._val_loss = self._program.evaluate(self._state.params, batches)
-        self._recorder.evaluation(step, self._val_loss, self._clock.seconds)
+        loss = self._program.evaluate(self._state.params, stop.until_asked(batches))
+        if not stop.signum:
+            self._val_loss = loss
+            self._recorder.evaluation(step, loss, self._clock.seconds)

@@ -8,11 +8,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 
 import jax
 from rich.console import Console
 
+from train.allocator import share_heap
 from train.display import RunDisplay
+from train.interrupts import StopRequest
 from train.stopping import Stopping
 
 Work = Callable[[RunDisplay], None]
@@ -44,10 +48,13 @@ def other_workers(work: Work, count: int) -> Iterator[None]:
     # A fork would share the threads of a JAX that has begun to work.
     context = multiprocessing.get_context("spawn")
     cache = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    workers = [context.Process(target=_work, args=(work, cache)) for _ in range(count)]
-    for worker in workers:
-        worker.start()
+    workers: list[SpawnProcess] = []
     try:
+        with _signals_waiting():
+            for _ in range(count):
+                worker = context.Process(target=_work, args=(work, cache))
+                worker.start()
+                workers.append(worker)
         yield
     except BaseException:
         for worker in workers:
@@ -58,13 +65,30 @@ def other_workers(work: Work, count: int) -> Iterator[None]:
             worker.join()
 
 
+@contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """Signals come when it is left: a worker between its start and the list would work on alone.
+
+    A Ctrl-C reaches the workers that are started inside once they can stop, not amid their imports.
+    """
+    resource_tracker.ensure_running()  # Otherwise the first start does, and lets Ctrl-C through.
+    with StopRequest():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(work: Work, cache: str | None) -> None:
+    share_heap()
     jax.config.update("jax_compilation_cache_dir", cache)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     with (
         Stopping(quiet=True),  # The first process speaks for all.
         RunDisplay(Console(quiet=True), total_steps=0) as display,
     ):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         work(display)
 
 

@@ -101,6 +101,10 @@ class Recorder:
         """Whether nothing has been recorded yet."""
         return self._so_far.empty
 
+    def has_evaluated(self, step: int) -> bool:
+        """Whether the validation loss after a step is recorded; of steps before it says nothing."""
+        return self._so_far.val_step == step
+
     def start(self) -> None:
         """The first line: everything that the run's numbers depend on."""
         self._write(self._run_record())

@@ -6,6 +6,7 @@ program, the same batches, the same bits. Nothing in its folder changes, and it 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from train.memory import memory_explained
 from train.program import Program, build_program
 from train.read_config import read_run_config
 from train.records import RunRecord, SpikeRecord, StepRecord, read_records
-from train.run_folder import CONFIG, RECORDS
+from train.run_folder import CONFIG, RECORDS, imported_weights
 from train.sharding import make_mesh
 from train.state import TrainState
 
@@ -75,7 +76,10 @@ class Replay:
     @property
     def is_exact(self) -> bool | None:
         """Whether the loss is the recorded one to the last bit; None if none was recorded."""
-        return None if self.recorded_loss is None else self.loss == self.recorded_loss
+        if self.recorded_loss is None:
+            return None
+        both_nan = math.isnan(self.loss) and math.isnan(self.recorded_loss)
+        return both_nan or self.loss == self.recorded_loss
 
 
 def replay(
@@ -169,9 +173,14 @@ def _state_before(
         restored = checkpointer.restore_before(step, program.target)
     finally:
         checkpointer.close()
-    if restored is None:
-        return program.init(config.seed), 0
-    return restored.state, int(restored.state.step)
+    if restored is not None:
+        return restored.state, int(restored.state.step)
+    if imported_weights(folder):
+        raise ValueError(
+            f"{folder} began with imported weights, and no checkpoint of it from before step "
+            f"{step} is left: import them again into another folder, and replay that."
+        )
+    return program.init(config.seed), 0
 
 
 def _differences(run: RunRecord | None) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ class SoFar:
     Attributes:
       empty: Whether nothing has been recorded yet.
       last_step: The last that was logged, or 0.
+      val_step: The last that was evaluated, or None.
       skipped: Steps that were skipped up to it.
       first_val_loss: Of the evaluation before the first step; NaN if there was none.
     """
@@ -29,7 +30,8 @@ class SoFar:
         self._steps = steps
         self.empty, self.last_step, self.skipped = True, 0, 0
         self.first_val_loss = math.nan
-        self._val_step, self._val_loss = -1, math.nan
+        self.val_step: int | None = None
+        self._val_loss = math.nan
         self._late_sum, self._late_count = 0.0, 0
         for record in records:
             self.see(record)
@@ -45,7 +47,7 @@ class SoFar:
         elif isinstance(record, EvalRecord):
             if record.step == 0:
                 self.first_val_loss = record.loss
-            self._val_step, self._val_loss = record.step, record.loss
+            self.val_step, self._val_loss = record.step, record.loss
 
     @property
     def train_loss(self) -> float:
@@ -55,4 +57,4 @@ class SoFar:
     @property
     def final_val_loss(self) -> float:
         """Of the last step; NaN where it was not evaluated, as when a run got stuck."""
-        return self._val_loss if self._val_step == self._steps else math.nan
+        return self._val_loss if self.val_step == self._steps else math.nan

@@ -8,12 +8,12 @@ would, which is nothing that was finished.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
 import threading
-import time
 from types import FrameType
 from typing import Self
 
@@ -39,8 +39,10 @@ class Stopping:
         self.status, self.quiet = 128 + signal.SIGTERM, quiet
         self._interrupts = 0
         self._was_heard = self._is_over = False
+        self._left_with: int | None = None
 
     def __enter__(self) -> Self:
+        atexit.register(self._leave)  # The first that is registered is the last to be called.
         self._read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -57,7 +59,13 @@ class Stopping:
             signal.signal(signum, signal.SIG_DFL if signum == signal.SIGINT else signal.SIG_IGN)
         if isinstance(error, Interrupted):
             self._say(error)
-            sys.exit(self._status_after(error))
+            self._left_with = self._status_after(error)
+            sys.exit(self._left_with)
+
+    def _leave(self) -> None:
+        """Spares libraries that a signal has surprised their end: JAX's threads can crash in it."""
+        if self._left_with is not None:
+            os._exit(self._left_with)
 
     def _stop(self, signum: int, _: FrameType | None) -> None:
         self._was_heard = True
@@ -78,16 +86,22 @@ class Stopping:
             self._unraisable(unraisable)
 
     def _watch(self) -> None:
-        while not self._is_over:
+        while True:
             signum = os.read(self._read, 1)[0]
             self._interrupts += signum == signal.SIGINT
-            time.sleep(PATIENCE)
-            ends = self._was_heard or StopRequest.was_heard or StopRequest.open_count > 0
-            if not self._is_over and (self._interrupts > 1 or not ends):
-                self._end(Interrupted(signum))
+            # Each signal has its own time: a second SIGINT must not wait for the first one's end.
+            look = threading.Timer(PATIENCE, self._look, [signum, self._interrupts > 1])
+            look.daemon = True
+            look.start()
+
+    def _look(self, signum: int, is_second_interrupt: bool) -> None:
+        ends = self._was_heard or StopRequest.was_heard or StopRequest.open_count > 0
+        if is_second_interrupt or not (ends or self._is_over):
+            self._end(Interrupted(signum))
 
     def _end(self, stop: Interrupted) -> None:
-        self._say(stop)
+        if not self._is_over:  # Else it is said, and the end itself hangs: other hosts, threads.
+            self._say(stop)
         os._exit(self._status_after(stop))
 
     def _say(self, stop: Interrupted) -> None:
@@ -95,7 +109,7 @@ class Stopping:
             return
         with contextlib.suppress(OSError):  # The terminal may be gone.
             # A progress bar that was left alone has hidden the cursor.
-            print("\x1b[?25h" if sys.stdout.isatty() else "", end="")
+            print("\x1b[?25h" if sys.stdout and sys.stdout.isatty() else "", end="")
             print(f"{stop}. The same command goes on from there.", flush=True)
 
     def _status_after(self, stop: Interrupted) -> int:

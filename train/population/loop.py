@@ -1,7 +1,8 @@
 """The loop of a population: that of one run, around all members' steps at once.
 
-Members step, are evaluated and are saved together. One whose gradients stay non-finite has
-diverged: its parameters change no more, its records end, and the others go on.
+Members step, are evaluated and are saved together. One whose gradients stay non-finite, or whose
+parameters are no longer finite when they are saved, has diverged: its records end, and the others
+go on.
 """
 
 from __future__ import annotations
@@ -122,13 +123,14 @@ class _Run:
             program.configs, folders, dataset, finals, after_step=self._start
         )
         self._val_losses = np.full(len(program.configs), math.nan)
+        self._metrics: Any = None
 
     def to_the_end(self, stop: StopRequest) -> list[FinalRecord]:
         """Steps until the last one is done, nobody is left or a signal asks to stop."""
         config, records = self._config, self._records
-        if empty := records.empty:
-            records.start(empty)
-            self._evaluate(0, empty)
+        records.start(records.empty)
+        if self._start == 0 and (ahead := records.unevaluated(0)):
+            self._evaluate(0, ahead)
         batches = [
             self._dataset.train_batches(
                 config.batch_size, config.context, seed=seed, start_step=self._start
@@ -169,6 +171,8 @@ class _Run:
     def _between_steps(self, step: int, stop: StopRequest) -> None:
         if self._is_due(step, self._config.eval_every):
             self._evaluate(step, self._records.running)
+        if self._is_due(step, self._config.checkpoint_every):
+            self._end_broken(step)  # And at no other step: a stop must not change what is recorded.
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
             self._records.sync()
             self._checkpointer.save(step, self._state, self._clock.seconds)
@@ -178,6 +182,7 @@ class _Run:
     def _read(self, step: int, metrics: Any) -> None:
         """Reads a step's metrics from the device, looks at them and logs them if it is time."""
         config, records, seconds = self._config, self._records, self._clock.seconds
+        self._metrics = metrics
         losses, in_a_row = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
         running = records.running
         skipped = in_a_row > 0
@@ -198,6 +203,15 @@ class _Run:
             tokens / max(self._clock.lap, 1e-9),
         )
         self._on_progress(progress)
+
+    def _end_broken(self, step: int) -> None:
+        """Ends the members whose parameters no guard has kept finite."""
+        records, seconds = self._records, self._clock.seconds
+        norms = np.stack(jax.device_get([*self._metrics["param_norms"].values()]))
+        broken = [m for m in records.running if not np.isfinite(norms[:, m]).all()]
+        if not self._is_due(step, self._config.log_every):
+            records.step(broken, step, self._metrics, seconds)
+        records.end(broken, step, self._program, seconds)
 
     def _evaluate(self, step: int, members: Sequence[int]) -> None:
         config = self._config

@@ -57,6 +57,10 @@ class PopulationRecorder:
         """The members of which nothing has been recorded yet."""
         return [member for member in self.running if self._recorders[member].empty]
 
+    def unevaluated(self, step: int) -> list[int]:
+        """The running members whose validation loss after a step is not recorded."""
+        return [m for m in self.running if not self._recorders[m].has_evaluated(step)]
+
     @property
     def finals(self) -> list[FinalRecord]:
         """The members' last records, once all have ended."""
