@@ -23,7 +23,8 @@ import atheris  # type: ignore[import-not-found]
 from tests.fuzz_json import mutated
 
 with atheris.instrument_imports(include=["train"]):
-    from tests.fuzz_readers import TARGETS, check, scratch
+    from tests.fuzz_readers import TARGETS
+    from tests.fuzz_target import check, scratch
 
 CORPORA = Path("cache/fuzz")
 _PYTHON = os.path.dirname(os.__file__)

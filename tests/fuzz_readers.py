@@ -11,22 +11,23 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 
-from models import TransformerConfig
-from train.config import RunConfig, to_dict
+from tests.fuzz_runs import RUN, TARGETS_OF_RUNS
+from tests.fuzz_target import Target
+from train.config import to_dict
 from train.data.json_lines import JsonLines
 from train.data.manifest import MANIFEST_FILE, Manifest, Shard, SplitInfo, shard_name
 from train.data.packing import pack
 from train.data.packing_files import open_packing
-from train.data.parts import PartInfo, SplitCounts, read_info, tokens_file
-from train.data.splitting import SPLITS
+from train.data.parts import PartInfo, SplitCounts, read_info, source_hash, tokens_file
+from train.data.splitting import SPLITS, Part
 from train.data.stream import TokenStream
-from train.data.tokenizers import ByteTokenizer
+from train.data.synthetic import Synthetic
+from train.data.tokenizers import ByteTokenizer, open_tokenizer
 from train.data.verify import verify
 from train.read_config import read_run_config
 from train.record_files import TUNING, read_file
@@ -52,41 +53,7 @@ MANIFEST = Manifest(
     validation=SPLIT_INFOS[1],
 )
 STREAM = TokenStream([TOKENS])
-RUN = RunConfig(
-    model=TransformerConfig(vocab_size=256, context=128, layers=1, d_model=8, heads=1, d_ff=16)
-)
-
-
-class Target(NamedTuple):
-    """A file, what reads it, and what it reads without a complaint."""
-
-    file: str
-    read: Callable[[Path], None]
-    seeds: Callable[[], list[bytes]]
-    prepare: Callable[[Path], None] = lambda folder: None
-    """Puts beside it, once, what else the reader needs."""
-
-
-def check(target: Target, folder: Path, content: bytes) -> bool:
-    """Whether a file of these bytes is accepted.
-
-    Raises:
-      AssertionError: It is refused in a way that helps nobody, or not written back the same.
-      Exception: Whatever the reader should not have raised.
-    """
-    path = folder / target.file
-    path.write_bytes(content)
-    try:
-        target.read(path)
-    except UnicodeError:
-        raise  # A ValueError too, but one that nobody meant.
-    except ValueError as error:
-        message = str(error)
-        assert str(folder) in message, f"names no file: {message}"
-        assert message.isprintable(), f"not one printable line: {message!r}"
-        assert len(message) < 1000, f"longer than anybody reads: {message}"
-        return False
-    return True
+PART = Part(Synthetic(), validates=False)
 
 
 def _read_manifest(path: Path) -> None:
@@ -119,15 +86,15 @@ def _put_shards(folder: Path) -> None:
 
 
 def _read_part(path: Path) -> None:
-    info = read_info(path.parent, 0, ByteTokenizer())
+    info = read_info(path.parent, 0, PART, ByteTokenizer())
     if info is not None:
         path.write_text(json.dumps(to_json(info)), encoding="utf-8")
-        assert read_info(path.parent, 0, ByteTokenizer()) == info
+        assert read_info(path.parent, 0, PART, ByteTokenizer()) == info
 
 
 def _part_seeds() -> list[bytes]:
     counts = {split: SplitCounts(1, 2, 4, SHARD.sha256) for split in SPLITS}
-    info = PartInfo(ByteTokenizer.fingerprint, 2, 4, 0, dict(counts))
+    info = PartInfo(source_hash(PART), ByteTokenizer.fingerprint, 2, 4, 0, dict(counts))
     return [json.dumps(to_json(info)).encode()]
 
 
@@ -145,7 +112,8 @@ def _read_packing(path: Path) -> None:
 
 
 def _put_packing(folder: Path) -> None:
-    open_packing(folder, "train", STREAM, 255, 2)
+    (folder / "prepared").mkdir()
+    open_packing(folder / "prepared", "train", STREAM, 255, 2)
 
 
 def _packing_seeds() -> list[bytes]:
@@ -157,6 +125,26 @@ def _packing_seeds() -> list[bytes]:
 def _read_documents(path: Path) -> None:
     for document in JsonLines(str(path), "text").documents():
         assert document.name.startswith(str(path))
+
+
+def _read_tokenizer(path: Path) -> None:
+    found = open_tokenizer(f"tokenizer:{path}", lambda: ())
+    for tokens in found.encode_batch(["ab ba </s> \U0001f600\n", "", "b" * 50]):
+        assert found.end_of_document not in tokens
+        assert np.all(tokens < found.vocab_size)
+        found.decode(tokens)
+
+
+def _tokenizer_seeds() -> list[bytes]:
+    """One of each kind of model."""
+    words = {"a": 0, "b": 1, "ab": 2, "</s>": 3}
+    kinds = (
+        tokenizers.models.BPE(words, [("a", "b")], unk_token="a"),
+        tokenizers.models.WordLevel(words, unk_token="a"),
+        tokenizers.models.WordPiece(words, unk_token="a"),
+        tokenizers.models.Unigram([(word, -1.0) for word in words], 0, False),
+    )
+    return [tokenizers.Tokenizer(kind).to_str().encode() for kind in kinds]
 
 
 def _read_records(path: Path) -> None:
@@ -216,10 +204,13 @@ TARGETS = {
     ),
     "memory": Target("verified.json", _read_memory, lambda: [b"{}"], _put_shards),
     "part": Target("00000.part", _read_part, _part_seeds, _put_part),
-    "packing": Target("packing-train-2/starts.npy", _read_packing, _packing_seeds, _put_packing),
+    "packing": Target(
+        "prepared/packing-train-2/starts.npy", _read_packing, _packing_seeds, _put_packing
+    ),
     "documents": Target(
         "documents.jsonl", _read_documents, lambda: [b'{"text": "a"}\n\n{"text": ""}\n']
     ),
+    "tokenizer": Target("tokenizer.json", _read_tokenizer, _tokenizer_seeds),
     "records": Target("many.jsonl", _read_records, _record_seeds),
     "folder": Target(CONFIG, _read_folder, _configuration_seeds, _put_records),
     "configuration": Target(CONFIG, _read_configuration, _configuration_seeds),
@@ -227,12 +218,5 @@ TARGETS = {
     "tuning": Target(
         TUNING, _read_tuning, lambda: [(RESULTS / "tuning.json").read_bytes()], _put_trials
     ),
+    **TARGETS_OF_RUNS,
 }
-
-
-@contextlib.contextmanager
-def scratch(target: Target) -> Iterator[Path]:
-    """A folder in which the target can read."""
-    with tempfile.TemporaryDirectory() as folder:
-        target.prepare(Path(folder))
-        yield Path(folder)

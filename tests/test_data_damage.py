@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,18 @@ import pytest
 
 from tests import tiny
 from tests.data_helpers import TEXTS, fails, opening_fails, refused, small_config, write_documents
-from train.data import DataError, open_dataset, prepare
+from tests.disks import needs_mounts, on_own_disk, python
+from train.data import DataError, open_dataset, prepare, verify
 from train.data.manifest import Manifest
 from train.data.parts import read_info
 from train.data.preparation import prepared_folder
 from train.data.shards import ShardWriter
+from train.data.splitting import parts_of
 from train.data.tokenizers import ByteTokenizer
 from train.data.verify import remember
 from train.vocabulary import check_vocabulary
+
+pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
@@ -78,6 +83,53 @@ def test_a_lost_memory_of_what_was_verified_is_no_harm(config, prepared):
         open_dataset(config).verify()
 
 
+def test_a_file_that_changes_after_it_was_hashed_is_hashed_again(config, prepared, monkeypatch):
+    path = prepared / "train-00000.bin"
+    (prepared / "verified.json").unlink()
+    check_content = verify._check_content
+
+    def changed_behind_its_back(place, *rest):
+        check_content(place, *rest)
+        if place == path:
+            touch_byte(path, 7, path.read_bytes()[7] ^ 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verify, "_check_content", changed_behind_its_back)
+        open_dataset(config)
+    opening_fails(config, f"{path}: the content has changed")
+
+
+def test_a_kill_while_noting_what_was_verified_leaves_nothing_for_good(config, prepared):
+    (prepared / "verified.json").unlink()
+    program = (
+        "import os\nfrom train.data import *\n"
+        "os.replace = lambda *_: os._exit(9)\n"
+        f"open_dataset({config!r})"
+    )
+    assert subprocess.call([sys.executable, "-c", program]) == 9
+    open_dataset(config)
+    names = {path.name for path in prepared.iterdir() if path.suffix != ".bin"}
+    assert names == {"manifest.json", "verified.json"}
+
+
+@pytest.mark.slow
+@needs_mounts
+def test_a_folder_on_a_read_only_disk_is_hashed_and_used(config, prepared, tmp_path):
+    """As in an image of a container, where no file has the dates that are remembered."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    elsewhere = dataclasses.replace(config, cache_dir=str(disk))
+    program = f"from train.data import *; open_dataset({elsewhere!r}).verify()"
+    done = on_own_disk(
+        disk,
+        "size=10m",
+        shlex.join(["cp", "-r", str(prepared), str(disk)]),
+        shlex.join(["mount", "-o", "remount,ro", str(disk)]),
+        python("-c", program),
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_shorter_shard_is_found(config, prepared):
     path = prepared / "train-00001.bin"
     path.write_bytes(path.read_bytes()[:-3])
@@ -85,11 +137,19 @@ def test_a_shorter_shard_is_found(config, prepared):
     assert error.offset == 197
 
 
-def test_a_shard_that_is_a_link_is_refused(config, prepared, tmp_path):
-    path = prepared / "train-00000.bin"
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
+@pytest.mark.parametrize("name", ["train-00000.bin", "manifest.json", "verified.json.new"])
+def test_a_link_is_refused(config, prepared, tmp_path, name):
+    """What is written through it would go elsewhere."""
+    path, elsewhere = prepared / name, tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(elsewhere)
+    else:
+        elsewhere.write_text("mine")
+    before = elsewhere.read_bytes()
+    path.symlink_to(elsewhere)
+    (prepared / "verified.json").unlink()
     opening_fails(config, f"{path}: a link, where a file was written; delete the folder")
+    assert elsewhere.read_bytes() == before
 
 
 def test_a_missing_shard_is_found(config, prepared):
@@ -213,7 +273,7 @@ def test_a_damaged_note_about_a_finished_part_is_as_none(config, prepared, conte
     work = prepared / ".part-of-a-test"
     work.mkdir()
     (work / "00000.part").write_text(content, errors="surrogateescape")
-    assert read_info(work, 0, ByteTokenizer()) is None
+    assert read_info(work, 0, parts_of(config)[0], ByteTokenizer()) is None
 
 
 def test_tokens_that_change_before_they_are_joined_are_found(config, monkeypatch):

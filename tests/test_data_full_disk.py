@@ -6,7 +6,6 @@ import hashlib
 import random
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,8 @@ from tests.data_helpers import TEXTS, opening_fails, small_config, write_documen
 from tests.disks import needs_mounts, on_own_disk, python
 from train.data import DataConfig, DataError, prepare
 from train.data.preparation import prepared_folder
+
+pytestmark = pytest.mark.faults
 
 SENTENCE = "make room there or choose another cache_dir."
 FILL_UP = """
@@ -113,5 +114,5 @@ def test_a_full_disk_is_told_while_the_tokenizer_is_saved(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     config = dataclasses.replace(small_config(tmp_path), tokenizer="bpe:260")
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("train.data.subword.write_whole", full)
     opening_fails(config, config.cache_dir, "No space left on device", SENTENCE)

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import chex
 import jax
@@ -210,6 +212,20 @@ def test_the_packing_is_computed_once_for_a_context(config, monkeypatch):
     chex.assert_trees_all_equal(list(open_dataset(config).validation_batches(2, 40)), before)
     with pytest.raises(TypeError):
         open_dataset(config).validation_batches(2, 41)
+
+
+def test_a_kill_while_a_packing_is_kept_leaves_nothing_for_good(config):
+    dataset = open_dataset(config)
+    program = (
+        "import os, train.data.packing_files as files\nfrom train.data import *\n"
+        "files.sync_folder = lambda _: os._exit(9)\n"
+        f"open_dataset({config!r}).validation_batches(2, 40)"
+    )
+    before = set(dataset.folder.iterdir())
+    assert subprocess.call([sys.executable, "-c", program]) == 9
+    dataset.validation_batches(2, 40)
+    (made,) = set(dataset.folder.iterdir()) - before
+    assert made.name == "packing-validation-40"
 
 
 def test_a_folder_that_cannot_be_written_is_packed_every_time(config, monkeypatch):

@@ -1,5 +1,6 @@
 """JSON lines, parquet and the hub: one document a record, and the bad record is named."""
 
+import dataclasses
 import json
 
 import huggingface_hub
@@ -7,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data_helpers import fails, texts
+from tests.data_helpers import fails, refused, texts
+from train.data import DataConfig, encoding, prepare
 from train.data.sources import open_source
 
 # --- jsonl
@@ -22,6 +24,15 @@ def test_json_lines_give_one_document_each(tmp_path):
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write("\n  \n" + json.dumps({"text": "last, without a line end"}))
     assert texts(f"jsonl:{tmp_path}") == ["one", "zwölf\nlines", "last, without a line end"]
+
+
+def test_a_byte_order_mark_is_no_json(tmp_path):
+    """Where files with one were joined, it stands within."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\xef\xbb\xbf{"text": "b"}\r\n')
+    assert texts(f"jsonl:{path}") == ["a", "b"]
+    path.write_bytes(path.read_bytes() + b'\xef\xbb\xbf{"text": "\xff"}')
+    assert fails(f"jsonl:{path}", "not UTF-8").offset == 49
 
 
 def test_the_field_of_a_json_line_can_be_named(tmp_path):
@@ -76,8 +87,18 @@ def test_row_groups_and_reading_blocks_lose_no_row(tmp_path):
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
     write_parquet(tmp_path / "a.parquet", column="content")
-    fails(f"parquet:{tmp_path}", "a.parquet", "no column 'text', only content, id, dump")
+    fails(f"parquet:{tmp_path}", "a.parquet", "no column 'text', only 'content', 'id', 'dump'")
     assert texts(f"parquet:{tmp_path}", "content") == ["one", "zwölf", ""]
+
+
+def test_names_of_columns_and_fields_are_shown_as_text_and_not_all(tmp_path):
+    names = {f"\x1b[{i}m": ["x"] for i in range(1000)}
+    pq.write_table(pa.table(names), tmp_path / "a.parquet")
+    write_lines(tmp_path / "a.jsonl", names)
+    for kind in ("parquet", "jsonl"):
+        message = str(fails(f"{kind}:{tmp_path}", r"only '\x1b[0m', '\x1b[1m'"))
+        assert message.isprintable()
+        assert len(message) < 500 + len(str(tmp_path))
 
 
 def test_a_column_of_numbers_is_refused(tmp_path):
@@ -159,6 +180,45 @@ def test_a_hub_that_cannot_be_reached_is_an_error_of_the_data(hub, monkeypatch):
     fails("hf:owner/name", "hf:owner/name@main cannot be read (Name or service not known)")
     monkeypatch.setattr(huggingface_hub, "list_repo_files", offline)
     fails("hf:owner/name", "check the name, the revision, the network")
+
+
+def hub_config(tmp_path):
+    return DataConfig("hf:owner/name", validation_fraction=0.5, cache_dir=str(tmp_path / "cache"))
+
+
+def test_what_was_read_before_the_hub_was_gone_is_not_read_again(hub, tmp_path, monkeypatch):
+    download, config = huggingface_hub.hf_hub_download, hub_config(tmp_path)
+
+    def offline(repository, name, **terms):
+        if name == "sample/10BT/001.parquet":
+            raise ConnectionError("Name or service not known")
+        return download(repository, name, **terms)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "hf_hub_download", offline)
+        refused(lambda: prepare(config, workers=1), "Name or service not known")
+    del hub[:]
+    manifest = prepare(config, workers=1)
+    assert [call[3] for call in hub[1:]] == ["sample/10BT/001.parquet"]
+    assert manifest.train.documents + manifest.validation.documents == 9
+
+
+def test_a_branch_that_has_moved_on_meanwhile_gives_no_file_twice(hub, tmp_path, monkeypatch):
+    """The parts of a first try are known by what they are of, not by their number alone."""
+    config = hub_config(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "_join", None)
+        with pytest.raises(TypeError):
+            prepare(config, workers=1)
+    write_parquet(tmp_path / "sample" / "00" / "new.parquet", values=("j", "k", "l"))
+    manifest = prepare(config, workers=1)
+    assert (
+        manifest.fingerprint
+        == prepare(
+            dataclasses.replace(config, cache_dir=str(tmp_path / "other")), workers=1
+        ).fingerprint
+    )
+    assert manifest.train.documents + manifest.validation.documents == 12
 
 
 @pytest.mark.parametrize("spec", ["hf:fineweb", "hf:a/b/c", "hf:/b"])

@@ -1,7 +1,11 @@
 """Every source reads documents in a fixed order, and says plainly what is wrong with a file."""
 
+import errno
+import io
 import itertools
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -163,3 +167,53 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path):
 @pytest.mark.parametrize("spec", ["", "stdlib:x", "text", "text:", "csv:data.csv", "webtext"])
 def test_an_unknown_source_is_refused_with_those_that_are_known(spec):
     fails(spec, repr(spec), *SOURCE_FORMS)
+
+
+# --- what the system cannot read
+
+
+class Broken(io.BytesIO):
+    """A file on a disk with a bad block at its end."""
+
+    def read(self, size=-1):
+        return super().read(size) or self._fail()
+
+    def __next__(self):
+        return self.readline() or self._fail()
+
+    def _fail(self):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_a_bad_block_is_told_of_the_file_that_has_it(tmp_path, monkeypatch, kind):
+    path = tmp_path / "documents"
+    path.write_bytes(content := b'{"text": "a"}\n')
+    monkeypatch.setattr(Path, "open", lambda *_: Broken(content))
+    fails(f"{kind}:{path}", f"{path}: cannot be read (Input/output error)")
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    for name in ("a.txt", "closed/b.txt"):
+        (tmp_path / name).write_text("text")
+    scandir = os.scandir
+
+    def refuse(place):
+        if Path(place).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    fails(f"text:{tmp_path}", f"{tmp_path / 'closed'}: cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_of_none(name):
+    fails(f"text:{name}", "no such file or folder")
+
+
+def test_a_file_that_a_glob_finds_twice_is_read_once(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.txt").write_text("once")
+    assert texts(f"text:{tmp_path}/**/**/c.txt") == ["once"]

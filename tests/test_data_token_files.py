@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from tests.data_helpers import leftovers, opening_fails
-from train.data import DataConfig, open_dataset, prepare
+from train.data import DataConfig, open_dataset, prepare, token_files
 from train.data.tokenizers import open_tokenizer
 
 TEXTS = [f"document {i}: " + "wörds of it " * (i % 5 + 1) for i in range(30)]
@@ -191,3 +192,38 @@ def test_a_changed_token_is_found_through_the_link(config):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(ValueError, match=f"{folder}/train-00000.bin: the content has changed"):
         open_dataset(config)
+
+
+def test_a_tokenizer_of_more_tokens_than_16_bits_tell_apart_is_refused_before_reading(
+    config, tmp_path, monkeypatch
+):
+    words = {"<|endoftext|>": 0} | {str(i): i for i in range(1, 2**16 + 1)}
+    encoding = Tokenizer(models.WordLevel(words, unk_token="1"))
+    encoding.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr(token_files, "_Reader", None)
+    opening_fails(
+        dataclasses.replace(config, tokenizer=f"tokenizer:{tmp_path / 'tokenizer.json'}"),
+        "holds tokens of 16 bits",
+        "has 65537 of them: name what made them",
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_files_of_nothing_but_ends_of_documents_are_refused(config, tokenizer, count):
+    path = file_of(config, "val_000000")
+    write_tokens(path, [tokenizer[1].end_of_document] * count)
+    opening_fails(config, f"{path}: nothing in it but ends of documents")
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(config, monkeypatch):
+    path = file_of(config, "val_000000")
+    count = token_files._count
+
+    def grows(file):
+        tokens = count(file)
+        if file == path:
+            path.write_bytes(path.read_bytes() + b"\0")
+        return tokens
+
+    monkeypatch.setattr(token_files, "_count", grows)
+    opening_fails(config, "changed while it was read; start again")

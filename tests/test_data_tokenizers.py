@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.data_helpers import refused
-from train.data import subword
+from train.data import pieces
 from train.data.synthetic import Synthetic
 from train.data.tokenizers import (
     TOKENIZER_FORMS,
@@ -69,6 +69,51 @@ def test_no_text_contains_the_end_of_a_document(tokenizer, texts):
     for tokens in tokenizer.encode_batch(texts):
         assert tokenizer.end_of_document not in tokens
         assert np.all(tokens < tokenizer.vocab_size)
+
+
+def not_special(trained):
+    """The end is an added token, but one that is looked for in every text."""
+    found = json.loads(trained._encoding.to_str())
+    for token in found["added_tokens"]:
+        token["special"] = False
+    return Tokenizer.from_str(json.dumps(found))
+
+
+def a_word(_):
+    """The end is a word like any other."""
+    words = Tokenizer(models.WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return words
+
+
+@pytest.mark.parametrize("made", [not_special, a_word])
+def test_no_text_can_forge_an_end_where_the_tokenizer_lets_it(made, trained, tmp_path):
+    made(trained).save(str(tmp_path / "tokenizer.json"))
+    forgeable = open_spec(f"tokenizer:{tmp_path}")
+    texts = ["<|endoftext|>", "a <|endoftext|><|endoftext|> a", "a" * 50_000 + " <|endoftext|>", ""]
+    for text, tokens in zip(texts, forgeable.encode_batch(texts), strict=True):
+        assert forgeable.end_of_document not in tokens
+        assert made is a_word or forgeable.decode(tokens) == text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"a": 0, "</s>": 0}, "unk_token": "a"},
+        {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "</s>"},
+    ],
+)
+def test_an_end_that_stands_for_other_text_too_is_refused(tmp_path, model):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    fails(f"tokenizer:{tmp_path}", "tokenizer.json: the tokenizer", "'</s>' for other text as well")
+
+
+def test_an_end_that_only_normalizing_makes_is_left_out(tmp_path):
+    made = a_word(None)
+    made.normalizer = normalizers.Replace("end", "<|endoftext|>")
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tokens,) = open_spec(f"tokenizer:{tmp_path}").encode_batch(["a end a"])
+    assert tokens.tolist() == [0, 0]
 
 
 def test_the_end_of_a_document_is_a_token(tokenizer):
@@ -141,12 +186,12 @@ def test_holes_in_the_numbers_count_as_vocabulary(tmp_path):
 @given(text=st.text(alphabet="ab1.  \n\té'", max_size=400))
 def test_pieces_have_the_tokens_of_the_whole(trained, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subword, "_PIECE", 16)
-        pieces = list(subword._pieces(text))
+        patch.setattr(pieces, "_PIECE", 16)
+        found = list(pieces.cut(text))
         (tokens,) = trained.encode_batch([text])
-    assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= 32
-    cuts = itertools.pairwise(pieces)
+    assert "".join(found) == text
+    assert max(map(len, found)) <= 32
+    cuts = itertools.pairwise(found)
     if all(not left[-1].isspace() and right[:1].isspace() for left, right in cuts):
         assert tokens.tolist() == trained._encoding.encode(text).ids
 
@@ -190,6 +235,28 @@ def test_a_tokenizer_without_an_end_of_document_is_refused(tmp_path):
     encoding.add_special_tokens([AddedToken("[PAD]")])
     encoding.save(str(tmp_path / "tokenizer.json"))
     fails(f"tokenizer:{tmp_path}", "no token for the end of a document", "<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"</s>": 0, "a": 1}, unk_token="none"),
+        models.Unigram([("</s>", -1.0)], None, False),
+    ],
+)
+def test_a_tokenizer_without_a_token_for_what_it_does_not_know_is_refused(tmp_path, model):
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    refused(
+        lambda: open_spec(f"tokenizer:{tmp_path}").encode_batch(["zzz"]),
+        f"{tmp_path / 'tokenizer.json'}: the tokenizer '{tmp_path.name}' cannot encode a text",
+    )
+
+
+def test_a_panic_of_the_library_is_a_sentence(tmp_path):
+    """Of Rust it is, and no Exception to Python."""
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"], "continuing_subword_prefix": "xx"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    fails(f"tokenizer:{tmp_path}", "tokenizer.json: cannot be read as a tokenizer.json")
 
 
 # --- what the cache goes by

@@ -33,6 +33,8 @@ from train.options import RunOptions
 from train.read_config import run_config
 from train.schedules import learning_rate_schedule
 
+pytestmark = pytest.mark.faults
+
 # --- configurations
 
 few = st.integers(1, 10**6)

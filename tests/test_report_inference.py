@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synthetic_comparison import OFFSETS, records, run_record, write_comparison, write_run
+from train.records import EvalRecord
 from train.report.comparison import load
 from train.report.inference import Pair, compare_all, holm, indistinguishable
 from train.report.pairs_table import pairs_table
@@ -170,6 +171,17 @@ def test_a_run_that_met_its_target_and_then_diverged_has_not_reached_it(tmp_path
     write_run(tmp_path, records(run_record("lion", 0), offset=-2.0, diverges_at=190))
     rows = {row.optimizer: row for row in targets_table(load(tmp_path)).rows}
     assert (rows["lion"].reached, rows["lion"].runs, rows["lion"].speed_up) == (0, 1, None)
+
+
+def test_where_adamw_ends_no_better_than_it_began_nobody_is_sooner(tmp_path):
+    """As at a rate that is much too high: every run meets such a target before its first step."""
+    for optimizer in ("adamw", "lion"):
+        run, *lines = records(run_record(optimizer, 0))
+        evals = [line for line in lines if isinstance(line, EvalRecord)]
+        start = dataclasses.replace(evals[0], step=0, tokens=0, loss=lines[-1].val_loss)
+        write_run(tmp_path, [run, start, *evals[1:], lines[-1]])
+    rows = targets_table(load(tmp_path)).rows
+    assert [(row.reached, row.steps.mean, row.speed_up) for row in rows] == [(1, 0, None)] * 2
 
 
 def test_without_adamw_there_is_no_target(tmp_path):

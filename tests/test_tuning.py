@@ -1,6 +1,7 @@
 """A tuning: equal budgets, every trial once, by any number of workers, whatever becomes of them."""
 
 import dataclasses
+import errno
 import functools
 import itertools
 import math
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 from tests import tiny
 from tests.test_tuning_report import START, write_trial
 from train.config import Experiment
+from train.disk import DiskFullError
 from train.display import RunDisplay
 from train.interrupts import Interrupted
 from train.optimizer_configs import AdamW, Lion, StratOpt
@@ -219,6 +222,58 @@ def test_the_trial_of_a_worker_that_died_waits_again(tuning, folder):
         assert queue.take() == []
 
 
+def test_a_kill_between_giving_a_trial_up_and_giving_it_out_again_loses_none(
+    tuning, folder, monkeypatch
+):
+    with Heartbeat(folder / "workers") as dead, Heartbeat(folder / "workers") as alive:
+        first = TrialQueue(folder, tuning, dead)
+        tasks = first.take()
+        with monkeypatch.context() as patch:
+            patch.setattr(TrialQueue, "_add", None)
+            with pytest.raises(TypeError):
+                first.give_back(tasks)
+        queue = TrialQueue(folder, tuning, alive)
+        taken = [task.name for _ in range(6) for task in queue.take()]
+    assert sorted(taken) == sorted(NAMES)
+
+
+def test_half_a_line_of_a_journal_is_cut_off_and_the_others_go_on(tuning, folder, display):
+    """As a full disk leaves it, or a machine without power."""
+
+    class Torn(Pretended):
+        def __call__(self, configs, folders, **rest):
+            with (folder / "journal.log").open("a") as journal:
+                journal.write('{"op_code":8,"worker')
+            return super().__call__(configs, folders, **rest)
+
+    torn, after = Torn(), Pretended()
+    tune(tuning, folder, display, train_all=torn)
+    tune(tuning, folder, display, train_all=after)
+    assert (sorted(torn.given), after.given) == (sorted(NAMES), [])
+
+
+def test_a_damaged_journal_is_named_and_can_be_deleted(tuning, folder, display):
+    tune(tuning, folder, display, train_all=Pretended())
+    journal = folder / "journal.log"
+    journal.write_text(journal.read_text().replace("op_code", "opcode", 1))
+    with pytest.raises(ValueError, match=r"journal.log is damaged .*: delete it. Trials that have"):
+        tune(tuning, folder, display)
+    journal.unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*/records.jsonl")}
+    tune(tuning, folder, display)
+    assert len(before) == len(NAMES)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_full_disk_is_told_by_a_tuning(tuning, folder, display, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(DiskFullError, match=r"takes no more .* the same command goes on"):
+        tune(tuning, folder, display)
+
+
 def test_a_worker_that_slept_too_long_goes_on_as_another(tuning, folder, display, monkeypatch):
     now = time.time()
     monkeypatch.setattr(heartbeat_module.time, "time", lambda: now)
@@ -272,6 +327,15 @@ def test_another_tuning_in_the_folder_is_refused(tuning, folder, display):
     ):
         with pytest.raises(ValueError, match=sentence):
             tune(dataclasses.replace(tuning, **change), folder, display)
+
+
+@pytest.mark.parametrize("name", ["journal.log", "tuning.json.new", "trials", "workers"])
+def test_a_link_in_the_folder_is_refused(tuning, folder, display, tmp_path, name):
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
+        tune(tuning, folder, display)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_diverged_trial_counts_as_infinitely_bad(tuning, folder, display):

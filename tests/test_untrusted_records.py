@@ -17,19 +17,25 @@ from tests.synthetic_comparison import cost_record, records, run_record, write_r
 from tests.synthetic_study import write_study
 from tests.test_tuning_report import tuning_of, write_tuning
 from train.cli import main
+from train.commands import training
 from train.contestants import Contestant
 from train.cost_kinds import MeshCost
+from train.display import RunDisplay
 from train.optimizer_configs import AdamW
 from train.record_files import pack
 from train.records import RecordWriter, RunRecord, encode, read_records
 from train.report import report
 from train.report.markdown import markdown
+from train.report.publish import publish
+from train.report.sections import OF_STUDY
 from train.report.study_report import study_report
 from train.report.table import Cell, Column, Table
 from train.report.terminal import print_table
 from train.report.tuning_report import tuning_report
 from train.run_folder import held
 from train.tuning.heartbeat import Heartbeat
+
+pytestmark = pytest.mark.faults
 
 EVIL = " ".join(
     [
@@ -196,6 +202,38 @@ def test_a_row_of_markdown_is_one_line_without_markup() -> None:
     assert "a_b AdamW < Lion" in lines[-1]
 
 
+MARKUP = "<img src=x> [a](b) **c** <!-- /results --> \n\n# d"
+
+
+@pytest.mark.slow
+def test_published_pages_and_tables_of_a_study_hold_no_markup_of_a_record(tmp_path: Path) -> None:
+    """Not in cells alone: captions and sentences name data, models and optimizers as well."""
+    results = tmp_path / "results"
+    results.mkdir()
+    pack(write(tmp_path / "runs", MARKUP), results / "few.jsonl")
+    (results / "study").mkdir()
+    rewritten(write_study(results / "study"), MARKUP)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(
+        "".join(
+            f"<!-- results:{name} -->\n<!-- /results -->\nbetween\n"
+            for name in (
+                "few/finding",
+                "few/losses",
+                "few/pairs",
+                *(f"study/{x}" for x in OF_STUDY),
+            )
+        )
+    )
+    publish(tmp_path)
+    study_report(results / "study", out=tmp_path / "out", console=Console(file=io.StringIO()))
+    assert publish(tmp_path) == []
+    for page in (tmp_path / "README.md", tmp_path / "out" / "tables.md"):
+        text = page.read_text()
+        assert "img src=x" in text
+        assert not re.search(r"(?<!\\)<img|(?<!\\)\]\(b|(?<!\\)\*\*c|^# d", text, re.MULTILINE)
+
+
 def test_the_terminal_shows_markup_as_text_and_obeys_no_codes() -> None:
     console = Console(file=io.StringIO(), width=400, force_terminal=False)
     print_table(console, TABLE)
@@ -209,6 +247,38 @@ def test_a_command_that_does_not_exist_is_shown_as_text(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["[/red]"])
     assert "there is no command '[/red]'" in capsys.readouterr().err
+
+
+def test_names_of_folders_are_shown_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, final = records(run_record("adamw", 0))
+    monkeypatch.setattr(training, "train", lambda *_, **__: final)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["run", "nano", "--out", "[red]x"])
+    assert "[red]x: validation loss" in capsys.readouterr().out
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None)
+    with RunDisplay(console, 1) as display:
+        display.run_started("[red]x")
+        display.run_found("[bold]y", 1, final)
+    shown = console.file.getvalue()
+    assert "[red]x" in shown
+    assert "✓ [bold]y" in shown
+
+
+def test_errors_and_problems_obey_no_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_record("adamw", 0, name="\x1b[2Jx")
+    (tmp_path / "many.jsonl").write_bytes(b"".join(map(encode, [run, run])))
+    for words in (["report", "\x1b[2Jx"], ["check", "many.jsonl"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        shown = "".join(capsys.readouterr())
+        assert "\N{REPLACEMENT CHARACTER}[2Jx" in shown
+        assert "\x1b[2J" not in shown
 
 
 # Names.

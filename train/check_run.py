@@ -85,7 +85,8 @@ def _check_numbers(line: Numbered, run: RunRecord, diverged: bool) -> Iterator[s
         if not diverged and not is_left_out:
             yield f"the loss is {loss}, and the run has not diverged"
     elif not isinstance(line, StepRecord):
-        bits = loss / math.log(2) / run.data.bytes_per_token
+        bytes_per_token = run.data.bytes_per_token
+        bits = loss / math.log(2) / bytes_per_token if bytes_per_token else math.inf
         if not math.isclose(line.bits_per_byte, bits, rel_tol=_REL_TOL):
             yield f"bits_per_byte is {line.bits_per_byte}, and the loss makes {bits}"
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from train.allocator import share_heap
 from train.commands import COMMANDS
 from train.commands.terminal import console
 from train.compile_cache import keep_programs
-from train.disk import DiskFullError
+from train.disk import DiskFullError, full_disk_explained
+from train.plain_text import plain
 from train.stuck import StuckError
 
 
@@ -33,13 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not_kept:
         _say("note", "yellow", not_kept)
     try:
-        COMMANDS[arguments[0]](arguments[1:])
+        _run(COMMANDS[arguments[0]], arguments[1:])
     except StuckError as error:
         _fail("stuck", error, status=1)
     except DiskFullError as error:
         _fail("disk full", error, status=1)
     except ValueError as error:
         _fail("error", error, status=2)
+
+
+def _run(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    try:
+        command(arguments)
+    except OSError:
+        with full_disk_explained("the disk"):  # Which one, only the writers know that say so.
+            raise
 
 
 def _usage(*, asked: bool, wrong: list[str]) -> None:
@@ -59,4 +67,4 @@ def _fail(word: str, error: Exception, *, status: int) -> None:
 
 def _say(word: str, style: str, message: str) -> None:
     # Its own console: the message goes to standard error, whatever the output is piped to.
-    Console(stderr=True).print(f"[{style}]{word}:[/]", escape(message), highlight=False)
+    Console(stderr=True).print(plain(f"{word}: ", style) + plain(message))

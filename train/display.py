@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from train.data import Done
+from train.plain_text import plain
 from train.progress import Progress
 from train.records import FinalRecord
 
@@ -91,8 +92,8 @@ class RunDisplay:
 
     def _print(self, name: str, final: FinalRecord) -> None:
         outcome = "diverged" if final.diverged else f"validation loss {final.val_loss:.4f}"
-        mark = "[red]✗[/]" if final.diverged else "[green]✓[/]"
-        self._console.print(f"{mark} {name:<16} {outcome}", highlight=False)
+        mark = plain("✗", "red") if final.diverged else plain("✓", "green")
+        self._console.print(mark + plain(f" {name:<16} {outcome}"))
 
 
 class PrepareDisplay:
@@ -130,7 +131,7 @@ def _stop(bars: Bars) -> None:
 
 def _bars(console: Console) -> Bars:
     return Bars(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[status]}"),

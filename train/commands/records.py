@@ -9,6 +9,7 @@ import train.report as reports
 from train.check_records import check_records
 from train.commands.terminal import console, parse
 from train.options import CheckOptions, PublishOptions, ReportOptions
+from train.plain_text import plain
 from train.report.publish import publish as publish_pages
 from train.report.study_report import study_report
 from train.report.tuning_report import tuning_report
@@ -33,7 +34,7 @@ def check(arguments: list[str]) -> None:
     options = parse(CheckOptions, "check", arguments)
     checked = check_records(*options.paths)
     for problem in checked.problems:
-        print(problem)
+        print(plain(problem))
     print(checked)
     sys.exit(1 if checked.problems else 0)
 

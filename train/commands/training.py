@@ -18,6 +18,7 @@ from train.ladders import ladder
 from train.loop import train
 from train.optimizer_configs import key
 from train.options import CompareOptions, RunOptions, StudyOptions, TuneOptions
+from train.plain_text import plain
 from train.processes import Work, other_workers
 from train.report import report
 from train.report.study_report import study_report
@@ -49,8 +50,10 @@ def run(arguments: list[str]) -> None:
             track=options.track,
         )
     console.print(
-        f"{folder}: validation loss {final.val_loss:.4f} nats a token, "
-        f"{final.bits_per_byte:.4f} bits a byte, after {final.tokens:,} tokens."
+        plain(
+            f"{folder}: validation loss {final.val_loss:.4f} nats a token, "
+            f"{final.bits_per_byte:.4f} bits a byte, after {final.tokens:,} tokens."
+        )
     )
     if final.tokens_per_second is not None and final.peak_bytes is not None:
         speed = Speed(final.tokens_per_second, final.peak_flops, final.mfu)

@@ -71,7 +71,7 @@ def _encode(
 ) -> list[PartInfo]:
     parts = parts_of(config)
     tokenizer.save(work)
-    found = [read_info(work, index, tokenizer) for index in range(len(parts))]
+    found = [read_info(work, index, part, tokenizer) for index, part in enumerate(parts)]
     before = [info for info in found if info]
     documents = sum(info.documents for info in before)
     text_bytes = sum(info.text_bytes for info in before)

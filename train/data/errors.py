@@ -30,3 +30,7 @@ class DataError(ValueError):
         self.path = None if path is None else Path(path)
         self.offset = offset
         self.unit = unit
+
+
+class UnfinishedError(DataError):
+    """Preparing cannot go on now, but may later: what is finished of it is kept."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
-from train.data.errors import DataError
+from train.data.errors import DataError, UnfinishedError
 
 
 def find_files(path: str, suffix: str) -> list[Path]:
@@ -17,18 +20,18 @@ def find_files(path: str, suffix: str) -> list[Path]:
       suffix: Which files of a folder count, such as `.txt`.
 
     Raises:
-      DataError: If there are none, or one of them is empty.
+      DataError: If there are none, one of them is empty, or a folder cannot be searched.
     """
     place = Path(path).expanduser()
-    if place.is_dir():
-        files = sorted(place.rglob(f"*{suffix}"))
+    if os.path.isdir(place):
+        files = sorted(_files_below(place, suffix))
         wanted = (
             f"no *{suffix} file in this folder; name a file, a folder that holds some or a glob."
         )
     else:
         # A name with brackets in it may be a file's own.
-        names = [str(place)] if place.exists() else glob.glob(str(place), recursive=True)
-        files = sorted(map(Path, names))
+        names = [str(place)] if os.path.exists(place) else glob.glob(str(place), recursive=True)
+        files = sorted(set(map(Path, names)))
         wanted = "no such file or folder, and no file matches it as a glob; check the path."
     files = [file for file in files if file.is_file()]
     if not files:
@@ -39,16 +42,18 @@ def find_files(path: str, suffix: str) -> list[Path]:
     return files
 
 
-def open_file(file: Path) -> BinaryIO:
-    """Opens a file of a source for reading.
+@contextlib.contextmanager
+def open_file(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading, and names it where the system cannot read on.
 
     Raises:
-      DataError: If that is not allowed.
+      DataError: If it may not be read, or a part of it cannot.
     """
     try:
-        return file.open("rb")
+        with file.open("rb") as stream:
+            yield stream
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror}); see to it.", path=file) from None
+        raise _unreadable(file, error) from None
 
 
 def identity_of_files(files: list[Path]) -> list[object]:
@@ -59,3 +64,16 @@ def identity_of_files(files: list[Path]) -> list[object]:
     """
     stats = [(file.resolve(), file.stat()) for file in files]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+
+
+def _files_below(folder: Path, suffix: str) -> Iterator[Path]:
+    def stop(error: OSError) -> NoReturn:
+        raise _unreadable(folder, error)
+
+    for at, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(at, name) for name in names if name.endswith(suffix))
+
+
+def _unreadable(path: Path, error: OSError) -> UnfinishedError:
+    message = f"cannot be read ({error.strerror}); see to it."
+    return UnfinishedError(message, path=error.filename or path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub
 
 from train.data.documents import Document, Source
-from train.data.errors import DataError
+from train.data.errors import DataError, UnfinishedError
 from train.data.parquet import read_parquet
 
 _MOST_FILES_UNASKED = 64
@@ -91,10 +91,10 @@ class HubFiles:
         except Exception as error:
             raise self._unreachable(error) from None
 
-    def _unreachable(self, error: Exception) -> DataError:
+    def _unreachable(self, error: Exception) -> UnfinishedError:
         # Of the hub's own, of the HTTP library below it or of the system: they have no common base.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return DataError(
+        return UnfinishedError(
             f"hf:{self.repository}@{self.revision} cannot be read ({reason}); check the name, the "
             "revision, the network and, for a gated data set, `hf auth login`."
         )

@@ -41,7 +41,7 @@ class JsonLines:
 
     def _text(self, line: bytes, file: Path, offset: int) -> str:
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = json.loads(line.decode("utf-8").removeprefix("\ufeff"))  # A byte order mark.
         except UnicodeDecodeError as error:
             message = f"not UTF-8 ({error.reason}); convert the file."
             raise DataError(message, path=file, offset=offset + error.start) from None
@@ -49,10 +49,10 @@ class JsonLines:
             message = f"not a line of JSON ({error}); mend or remove this line."
             raise DataError(message, path=file, offset=offset) from None
         if not isinstance(record, dict) or not isinstance(record.get(self.field), str):
-            found = ", ".join(map(repr, record)) if isinstance(record, dict) else repr(record)[:60]
+            found = ", ".join(map(repr, record)) if isinstance(record, dict) else repr(record)
             raise DataError(
-                f"no text in the field {self.field!r} of this line, only {found or 'nothing'}; set "
-                "text_column to the field that holds the text.",
+                f"no text in the field {self.field!r} of this line, only {found or 'nothing':.80}; "
+                "set text_column to the field that holds the text.",
                 path=file,
                 offset=offset,
             )

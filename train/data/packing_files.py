@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import uuid
 from pathlib import Path
 
 import numpy as np
 
+from train.atomic import sync_folder, write_whole
 from train.data.errors import DataError
 from train.data.packing import Packing, pack
 from train.data.stream import TokenStream
+from train.locking import locked
 
 _ARRAYS = ("starts", "lengths", "ends")
 _HASHES = "sha256.txt"
@@ -52,15 +56,27 @@ def open_packing(
 
 
 def _keep(packing: Packing, place: Path) -> None:
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir()
-        for name in _ARRAYS:
-            np.save(temporary / f"{name}.npy", getattr(packing, name))
-        (temporary / _HASHES).write_text(_hashes(temporary), encoding="utf-8")
-        temporary.rename(place)
-    except OSError:  # A read-only folder, or another process was first.
+    folder = place.parent
+    with (
+        contextlib.suppress(OSError),  # A read-only folder, or another process was first.
+        locked(folder.with_name(f".{folder.name}.lock")) as alone,  # As for preparing.
+    ):
+        # A name that does not change: what a killed process has left is written over.
+        temporary = folder / f".{place.name}.{'new' if alone else uuid.uuid4().hex}"
         shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            for name in _ARRAYS:
+                with (temporary / f"{name}.npy").open("wb") as file:
+                    np.save(file, getattr(packing, name))
+                    file.flush()
+                    os.fsync(file.fileno())
+            write_whole(temporary / _HASHES, _hashes(temporary).encode())
+            sync_folder(temporary)
+            temporary.rename(place)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def _hashes(place: Path) -> str:

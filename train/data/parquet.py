@@ -60,9 +60,10 @@ def read_parquet(file: Path, column: str) -> Iterator[Document]:
 
 def _check_column(schema: pyarrow.Schema, column: str, file: Path) -> None:
     if column not in schema.names:
+        found = ", ".join(map(repr, schema.names))
         raise DataError(
-            f"no column {column!r}, only {', '.join(schema.names)}; set text_column to the one "
-            "that holds the text.",
+            f"no column {column!r}, only {found:.200}; set text_column to the one that holds the "
+            "text.",
             path=file,
         )
     kind = schema.field(column).type

@@ -14,7 +14,7 @@ import numpy as np
 
 from train.atomic import write_whole
 from train.data.config import DataConfig
-from train.data.errors import DataError
+from train.data.errors import UnfinishedError
 from train.data.manifest import WAY_OUT
 from train.data.shards import smallest_dtype
 from train.data.splitting import SPLITS, Part, Routed, Split, route
@@ -28,10 +28,6 @@ FINISHED = ".part"
 
 Told = Callable[[int, int, int], None]
 """Called with the documents and the bytes of text that a batch had, and the parts finished."""
-
-
-class UnfinishedError(DataError):
-    """Preparing cannot go on now; the parts that are finished are worth keeping."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +45,8 @@ class SplitCounts:
 class PartInfo:
     """What a part had; it is written last, so a part that has one is whole."""
 
+    source: str
+    """`source_hash` of what was read: a branch on the hub may have other files by now."""
     tokenizer_fingerprint: str
     documents: int
     text_bytes: int
@@ -61,8 +59,14 @@ def tokens_file(folder: Path, index: int, split: Split) -> Path:
     return folder / f"{index:05d}-{split}.tokens"
 
 
-def read_info(folder: Path, index: int, tokenizer: Tokenizer) -> PartInfo | None:
-    """What an earlier call made of a part; None if it did not come to its end.
+def source_hash(part: Part) -> str:
+    """A hash of what a part reads."""
+    identity = [part.validates, *part.source.identity()]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def read_info(folder: Path, index: int, part: Part, tokenizer: Tokenizer) -> PartInfo | None:
+    """What an earlier call made of a part; None if it did not come to its end, or of another.
 
     Raises:
       UnfinishedError: If that was with another tokenizer.
@@ -80,7 +84,7 @@ def read_info(folder: Path, index: int, tokenizer: Tokenizer) -> PartInfo | None
         )
     itemsize = smallest_dtype(tokenizer.vocab_size).itemsize
     whole = all(sizes[split] == tokens[split] * itemsize for split in SPLITS)
-    return info if whole else None
+    return info if whole and info.source == source_hash(part) else None
 
 
 def encode_part(
@@ -136,6 +140,7 @@ def encode_part(
             file.flush()
             os.fsync(file.fileno())
     info = PartInfo(
+        source_hash(part),
         tokenizer.fingerprint,
         documents,
         text_bytes,
@@ -152,6 +157,11 @@ def encode_part(
 
 def _info_file(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}{FINISHED}"
+
+
+def _source(part: Part) -> str:
+    identity = [part.validates, *part.source.identity()]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def _with_ends(tokenizer: Tokenizer, own: list[Routed], dtype: np.dtype) -> np.ndarray:

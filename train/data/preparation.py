@@ -20,9 +20,9 @@ from train.atomic import sync_folder
 from train.data import token_files
 from train.data.config import DataConfig
 from train.data.encoding import encode
-from train.data.errors import DataError
+from train.data.errors import DataError, UnfinishedError
 from train.data.manifest import MANIFEST_FILE, SCHEMA, WAY_OUT, Manifest
-from train.data.parts import FINISHED, UnfinishedError
+from train.data.parts import FINISHED
 from train.data.progress import Progress
 from train.data.sources import open_source
 from train.data.tokenizers import is_made_by, tokenizer_identity

@@ -21,6 +21,7 @@ from pydoc_data.topics import topics
 
 from train.data.documents import Document, Source
 from train.data.errors import DataError
+from train.data.files import open_file
 
 # No prose in English for a reader of Python: the test suite, grammar tables, demos, data.
 _SKIPPED_MODULES = {"test", "lib2to3", "turtledemo", "pydoc_data", "__phello__", "__hello__"}
@@ -83,9 +84,9 @@ def _module_files(library: Path) -> list[Path]:
 
 
 def _docstrings(path: Path) -> list[str]:
-    nodes = (
-        node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, _DOCUMENTED)
-    )
+    with open_file(path) as stream:
+        tree = ast.parse(stream.read())
+    nodes = (node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED))
     return [text for node in nodes if (text := ast.get_docstring(node))]
 
 

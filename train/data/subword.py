@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,16 +12,18 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from train.atomic import write_whole
 from train.data.errors import DataError
+from train.data.files import open_file
+from train.data.pieces import cut
 
 _SAVED_AS = "tokenizer.json"
 _END_OF_TEXT = "<|endoftext|>"
 _END_NAMES = (_END_OF_TEXT, "<|end_of_text|>", "<|endofdocument|>", "</s>", "<eos>", "[EOS]")
 _SMALLEST_VOCABULARY = 257  # Every byte, and the end of a document.
+_UNKNOWN = "\ue000"  # For private use: no vocabulary has it, but by its bytes.
 _TRAINING_CHARACTERS = 256 << 20  # Merges hardly change with more text than that.
-_PIECE = 32 << 10  # Characters.
 _PIECES_AT_ONCE = 256  # An encoding takes some hundred bytes a token until it is an array.
-_WORD_END = re.compile(r"\S(?=\s)")
 
 
 class SubwordTokenizer:
@@ -32,44 +34,73 @@ class SubwordTokenizer:
       encoding: The tokenizer. Its padding, truncation and special tokens are switched off, so that
         a document in which `<|endoftext|>` is written does not end there.
       fingerprint: A hash of the files that it was read from.
+      path: One of them, for messages.
 
     Raises:
-      DataError: If it has no token for the end of a document.
+      DataError: If it has no token for the end of a document, or one that stands for more.
     """
 
-    def __init__(self, name: str, encoding: tokenizers.Tokenizer, fingerprint: str) -> None:
-        ends = (encoding.token_to_id(end) for end in _END_NAMES)
-        end_of_document = next((token for token in ends if token is not None), None)
-        if end_of_document is None:
+    def __init__(
+        self,
+        name: str,
+        encoding: tokenizers.Tokenizer,
+        fingerprint: str,
+        path: Path | None = None,
+    ) -> None:
+        ends = ((end, encoding.token_to_id(end)) for end in _END_NAMES)
+        found = next(((end, token) for end, token in ends if token is not None), None)
+        if found is None:
             raise DataError(
                 f"the tokenizer {name!r} has no token for the end of a document; add one of "
-                f"{', '.join(_END_NAMES)} to its added_tokens."
+                f"{', '.join(_END_NAMES)} to its added_tokens.",
+                path=path,
             )
         encoding.no_padding()
         encoding.no_truncation()
         encoding.encode_special_tokens = True
         self.name = name
-        self.end_of_document: int = end_of_document
+        end, self.end_of_document = found
         self.fingerprint = fingerprint
+        self._path = path
         # The numbers may have holes, so it is not the count of entries that bounds them.
-        self.vocab_size: int = max(encoding.get_vocab(with_added_tokens=True).values()) + 1
+        numbers = list(encoding.get_vocab(with_added_tokens=True).values())
+        self.vocab_size: int = max(numbers) + 1
         self._encoding = encoding
+        written, unknown = self._encode([end, _UNKNOWN])
+        if numbers.count(self.end_of_document) > 1 or self.end_of_document in unknown:
+            raise DataError(
+                f"the tokenizer {name!r} has {end!r} for other text as well; name one with a token "
+                "for the end of a document alone.",
+                path=path,
+            )
+        # Where its end is no special token, or is a word like others, a text could hold it.
+        self._forged = end if self.end_of_document in written else None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """One array of token numbers for each text, on all cores."""
-        pieces = [list(_pieces(text)) for text in texts]
+        """One array of token numbers for each text, on all cores.
+
+        Raises:
+          DataError: If the tokenizer lacks a token for what it does not know.
+        """
+        pieces = [list(cut(text, self._forged)) for text in texts]
         numbers = self._encode(list(itertools.chain.from_iterable(pieces)))
-        return [np.concatenate(list(itertools.islice(numbers, len(own)))) for own in pieces]
+        arrays = (np.concatenate(list(itertools.islice(numbers, len(own)))) for own in pieces)
+        # What is normalized may still be an end that was not written as one: it is left out.
+        return [tokens[tokens != self.end_of_document] for tokens in arrays]
 
     def _encode(self, pieces: list[str]) -> Iterator[np.ndarray]:
         for start in range(0, len(pieces), _PIECES_AT_ONCE):
             some = pieces[start : start + _PIECES_AT_ONCE]
-            for encoding in self._encoding.encode_batch_fast(some, add_special_tokens=False):
+            with _errors_told(f"the tokenizer {self.name!r} cannot encode a text", self._path):
+                encodings = self._encoding.encode_batch_fast(some, add_special_tokens=False)
+            for encoding in encodings:
                 yield np.asarray(encoding.ids, np.uint32)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text again, with the ends of documents."""
-        return self._encoding.decode(np.asarray(tokens).tolist(), skip_special_tokens=False)
+        numbers = np.asarray(tokens).tolist()
+        with _errors_told(f"the tokenizer {self.name!r} cannot decode its tokens", self._path):
+            return self._encoding.decode(numbers, skip_special_tokens=False)
 
     def bytes_of_tokens(self) -> np.ndarray:
         """How many bytes of text each token stands for: int64 [vocab_size].
@@ -94,7 +125,7 @@ class SubwordTokenizer:
         """Writes tokenizer.json."""
         # Not by the library, whose errors about a full disk are no OSError.
         text = self._encoding.to_str(pretty=True)
-        (folder / _SAVED_AS).write_text(text, encoding="utf-8", newline="")
+        write_whole(folder / _SAVED_AS, text.encode())
 
 
 def find_files(path: Path) -> list[Path]:
@@ -118,7 +149,11 @@ def find_files(path: Path) -> list[Path]:
 
 def fingerprint(files: Sequence[Path]) -> str:
     """The SHA-256 of the files of a tokenizer."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    found = hashlib.sha256()
+    for file in files:
+        with open_file(file) as stream:
+            found.update(stream.read())
+    return found.hexdigest()
 
 
 def from_files(kind: str, path: Path) -> SubwordTokenizer:
@@ -133,12 +168,13 @@ def from_files(kind: str, path: Path) -> SubwordTokenizer:
     """
     files = find_files(path)
     name = kind if kind == "gpt2" else files[0].resolve().parent.name
-    return SubwordTokenizer(name, _read(files), fingerprint(files))
+    return SubwordTokenizer(name, _read(files), fingerprint(files), files[0])
 
 
 def load(name: str, folder: Path, saved_fingerprint: str) -> SubwordTokenizer:
     """Reads what `SubwordTokenizer.save` wrote."""
-    return SubwordTokenizer(name, _read(find_files(folder)), saved_fingerprint)
+    files = find_files(folder)
+    return SubwordTokenizer(name, _read(files), saved_fingerprint, files[0])
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
@@ -166,16 +202,25 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> SubwordTokenizer:
 
 
 def _read(files: Sequence[Path]) -> tokenizers.Tokenizer:
-    try:
+    with _errors_told("cannot be read as a tokenizer.json", files[0]):
         if len(files) == 1:
             return tokenizers.Tokenizer.from_file(str(files[0]))
         vocabulary, merges = map(str, files)
         return _byte_level(models.BPE.from_file(vocabulary, merges))
-    except Exception as error:  # The library raises bare Exceptions.
+
+
+@contextlib.contextmanager
+def _errors_told(what: str, path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        # The library raises bare Exceptions, and its panics are not even those.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise DataError(
-            f"cannot be read as a tokenizer.json ({error}); fetch it again, or convert it if it is "
-            "a SentencePiece model.",
-            path=files[0],
+            f"{what} ({str(error)!r:.200}); fetch it again, or convert it if it is a SentencePiece "
+            "model.",
+            path=path,
         ) from None
 
 
@@ -188,23 +233,7 @@ def _byte_level(model: models.BPE) -> tokenizers.Tokenizer:
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
     for text in texts:
-        yield from _pieces(text)
+        yield from cut(text)
         characters -= len(text)
         if characters <= 0:
             return
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Cuts a long text before a space that follows a word, where a byte-level token begins anyway.
-
-    So the tokens stay what they were, while one book keeps all cores busy and a document of 100 MB
-    needs little memory.
-    """
-    start = 0
-    while len(text) - start > _PIECE:
-        furthest = start + 2 * _PIECE
-        word_end = _WORD_END.search(text, start + _PIECE - 1, furthest)
-        end = word_end.end() if word_end else min(furthest, len(text))
-        yield text[start:end]
-        start = end
-    yield text[start:]

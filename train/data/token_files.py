@@ -28,6 +28,7 @@ _MAGIC = 20240520
 _VERSION = 1
 _HEADER_BYTES = 256 * 4
 _DTYPE = np.dtype("<u2")
+_MOST_TOKENS = 2**16
 _VALIDATES = re.compile(r"(^|[_.-])val(idation)?([_.-]|$)")
 
 
@@ -60,6 +61,11 @@ def link(config: DataConfig, folder: Path, progress: Progress | None) -> Manifes
     """
     tokenizer = open_tokenizer(config.tokenizer, lambda: ())
     assert isinstance(tokenizer, SubwordTokenizer)
+    if tokenizer.vocab_size > _MOST_TOKENS:
+        raise DataError(
+            f"{config.source!r} holds tokens of 16 bits, and {tokenizer.name!r} has "
+            f"{tokenizer.vocab_size} of them: name what made them."
+        )
     tokenizer.save(folder)
     files_of = _files(config)
     reader = _Reader(tokenizer, sum(map(len, files_of.values())), progress)
@@ -99,7 +105,10 @@ class _Reader:
         shards = {shard_name(split, index): self._shard(file) for index, file in enumerate(files)}
         # Of files without an end of a document all is one.
         documents = max(self._done.documents - before.documents, 1)
-        return SplitInfo(documents, self._done.text_bytes - before.text_bytes, shards)
+        info = SplitInfo(documents, self._done.text_bytes - before.text_bytes, shards)
+        if info.tokens <= documents:
+            raise DataError("nothing in it but ends of documents; name other files.", path=files[0])
+        return info
 
     def _shard(self, file: Path) -> Shard:
         tokens = _count(file)

@@ -9,15 +9,17 @@ that.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from train.atomic import write_whole
 from train.data.errors import DataError
+from train.data.files import open_file
 from train.data.manifest import WAY_OUT, Manifest, Shard
 
 _BLOCK_BYTES = 8 << 20
@@ -33,8 +35,9 @@ def verify(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
       full: Hash every file, touched or not.
 
     Raises:
-      DataError: If a file is missing, or of another size, or of another content.
+      DataError: If a file is missing, a link, of another size or of another content.
     """
+    _refuse_links(folder, manifest)
     for name, shard in manifest.shards.items():
         _check_size(folder / name, shard, manifest)
     stamps = _stamps(folder, manifest)
@@ -43,17 +46,17 @@ def verify(folder: Path, manifest: Manifest, *, full: bool = False) -> None:
     for name in doubtful:
         _check_content(folder / name, manifest.shards[name], manifest)
     if doubtful:
-        remember(folder, manifest)
+        _remember(folder, stamps)  # From before the hashing: what changed since is hashed again.
 
 
 def remember(folder: Path, manifest: Manifest) -> None:
     """Notes that these files are good as they are now."""
-    temporary = folder / f"{_MEMORY_FILE}.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(_stamps(folder, manifest)))
-        temporary.replace(folder / _MEMORY_FILE)
-    except OSError:  # A read-only folder: its files are hashed on every start.
-        temporary.unlink(missing_ok=True)
+    _remember(folder, _stamps(folder, manifest))
+
+
+def _remember(folder: Path, stamps: dict[str, list[int]]) -> None:
+    with contextlib.suppress(OSError):  # A read-only folder: its files are hashed on every start.
+        write_whole(folder / _MEMORY_FILE, json.dumps(stamps).encode())
 
 
 def _stamps(folder: Path, manifest: Manifest) -> dict[str, list[int]]:
@@ -88,10 +91,10 @@ def token_blocks(
     """
     kind = np.dtype(dtype).newbyteorder("<")
     position = 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(header_bytes)
         while block := file.read(_BLOCK_BYTES):
-            tokens = np.frombuffer(block, kind)
+            tokens = np.frombuffer(block, kind, len(block) // kind.itemsize)  # It may be growing.
             first = int(np.argmax(tokens >= vocab_size))
             if tokens[first] >= vocab_size:
                 raise DataError(
@@ -104,11 +107,16 @@ def token_blocks(
             position += len(tokens)
 
 
+def _refuse_links(folder: Path, manifest: Manifest) -> None:
+    linked = manifest.shards if manifest.header_bytes else {}  # Token files of elsewhere.
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.name not in linked:
+            raise DataError(f"a link, where a file was written; {WAY_OUT}", path=path)
+
+
 def _check_size(path: Path, shard: Shard, manifest: Manifest) -> None:
     if not path.is_file():
         raise DataError(f"missing; {WAY_OUT}", path=path)
-    if path.is_symlink() and not manifest.header_bytes:  # Token files of elsewhere are linked.
-        raise DataError(f"a link, where a file was written; {WAY_OUT}", path=path)
     size = path.stat().st_size
     wanted = manifest.header_bytes + shard.tokens * np.dtype(manifest.dtype).itemsize
     if size != wanted:

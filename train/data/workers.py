@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from train.data.config import DataConfig
-from train.data.parts import PartInfo, Told, UnfinishedError, encode_part
+from train.data.errors import UnfinishedError
+from train.data.parts import PartInfo, Told, encode_part
 from train.data.splitting import Part
 from train.data.tokenizers import Tokenizer, load_saved
 

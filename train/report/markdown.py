@@ -5,7 +5,7 @@ import re
 from train.report.table import Cell, Table
 
 # Less than and an underscore within a word are no markup, and are left as they are.
-_MARKUP = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|&(?=[#\w])|(?<!\w)_|_(?!\w)")
+_MARKUP = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|(?<=--)>|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 
 
 def markdown(table: Table) -> str:
@@ -13,19 +13,19 @@ def markdown(table: Table) -> str:
     head = [column.title for column in table.columns]
     rule = [":--" if column.is_text else "--:" for column in table.columns]
     rows = [[_shown(cell) for cell in cells] for cells in table.cells]
-    lines = [" | ".join(cells) for cells in (map(_escaped, head), *rows)]
+    lines = [" | ".join(cells) for cells in (map(escaped, head), *rows)]
     lines.insert(1, " | ".join(rule))
     body = "".join(f"| {line} |\n" for line in lines)
-    return f"**{table.title}.** {table.caption}\n\n{body}"
+    return f"**{escaped(table.title)}.** {escaped(table.caption)}\n\n{body}"
 
 
 def _shown(cell: Cell) -> str:
     # A line may break before the interval, and not within it.
-    detail = _escaped(cell.detail).replace("± ", "±\N{NO-BREAK SPACE}")
-    text = f"**{_escaped(cell.text)}**" if cell.is_strong else _escaped(cell.text)
+    detail = escaped(cell.detail).replace("± ", "±\N{NO-BREAK SPACE}")
+    text = f"**{escaped(cell.text)}**" if cell.is_strong else escaped(cell.text)
     return f"{text} {detail}".strip()
 
 
-def _escaped(text: str) -> str:
-    """The text as it is: nothing in it ends the row, or is markup or HTML."""
+def escaped(text: str) -> str:
+    """The text as it is, on one line: nothing in it ends a row, or is markup or HTML."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))

@@ -14,7 +14,7 @@ from train.report.cost_reasons_table import reasons_table
 from train.report.cost_table import costs_table
 from train.report.finding import finding
 from train.report.ladder_table import ladder_table
-from train.report.markdown import markdown
+from train.report.markdown import escaped, markdown
 from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
 from train.report.results_table import results_table
@@ -130,9 +130,9 @@ class Sections:
         if not path.exists():
             return MISSING
         if what == "finding":
-            return f"{finding(self._comparison(path))}\n"
+            return f"{escaped(finding(self._comparison(path)))}\n"
         tables, comparison = self._tables(path, what)
-        conditions = f"{_conditions(comparison)} Records: `{self._results.name}/{source}`."
+        conditions = f"{escaped(_conditions(comparison))} Records: `{self._results.name}/{source}`."
         return "\n".join(f"{markdown(table)}\n{conditions}\n" for table in tables) or MISSING
 
     def _tables(self, path: Path, what: str) -> tuple[list[Table], Comparison]:

@@ -67,7 +67,7 @@ def speed_up_table(
         caption=(
             f"{conditions.settings.capitalize()}, {conditions.place}. Tokens at which the curve "
             "fitted to AdamW’s final losses has the optimizer’s, over those at which it has "
-            "AdamW’s own; each budget is a training of its own. In smaller print the bootstrap’s "
+            "AdamW’s own; each budget is a training of its own. Beside each the bootstrap’s "
             f"{PERCENT} interval over seeds, drawn in pairs, with the curve fitted anew each time; "
             "in bold where it excludes 1, not corrected for the number of optimizers. †: "
             "extrapolated, beyond twice the largest budget or below half the smallest. ∞: below "

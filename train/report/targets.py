@@ -104,7 +104,12 @@ def _row(group: Group, baseline: Group) -> TargetRow:
         steps=_over(steps.values()),
         tokens=_over(a_step * step for step in steps.values()),
         seconds=_over((timed or own_clock).values()),
-        speed_up=_over(math.log(own[seed] / step) for seed, step in steps.items()),
+        # Who ends no better than it began has met its target before the first step.
+        speed_up=_over(
+            math.log(own[seed] / step)
+            for seed, step in steps.items()
+            if step > 0 and own.get(seed, 0) > 0
+        ),
     )
 
 

@@ -1,6 +1,5 @@
 """The report in the terminal: the same tables, within a hundred columns."""
 
-import re
 from collections.abc import Sequence
 
 from rich import box
@@ -8,10 +7,10 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from train.plain_text import plain
 from train.report.summary import Summary
 from train.report.table import Cell, Table
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _CUT = 6  # letters of a column's name in a wide table
 _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own
 
@@ -40,17 +39,17 @@ def show_tables(summary: Summary, tables: Sequence[Table], console: Console) -> 
 def _print_finding(console: Console, summary: Summary) -> None:
     """Prints what stands before the tables."""
     console.print()
-    console.print(_plain(summary.finding, "bold"))
+    console.print(plain(summary.finding, "bold"))
     for name, value in summary.facts.items():
-        console.print(_plain(f"{name}: ", "dim") + _plain(value))
+        console.print(plain(f"{name}: ", "dim") + plain(value))
 
 
 def _print_cautions(console: Console, summary: Summary) -> None:
     """Prints what stands after them."""
     for line in summary.unfinished:
-        console.print(_plain(f"Unfinished: {line}", "yellow"))
+        console.print(plain(f"Unfinished: {line}", "yellow"))
     for line in summary.cautions:
-        console.print(_plain(f"Caution: {line}", "dim"))
+        console.print(plain(f"Caution: {line}", "dim"))
 
 
 def print_table(
@@ -72,7 +71,7 @@ def print_table(
         words = " ".join([header, *(row[place].plain for row in cells)]).split()
         # Where the terminal is narrow, lines break between words and never within a number.
         shown.add_column(
-            _plain(header), justify=justify, overflow="fold", min_width=max(map(len, words))
+            plain(header), justify=justify, overflow="fold", min_width=max(map(len, words))
         )
     first_printed = len(table.rows) - table.printed_rows
     for number, row in enumerate(cells):
@@ -84,11 +83,6 @@ def print_table(
 def _text(cell: Cell, is_name: bool, is_short: bool) -> Text:
     """The cell; a name's detail goes under it."""
     if is_name and cell.detail:
-        return _plain(cell.text) + _plain(f"\n{cell.detail}", "red")
+        return plain(cell.text) + plain(f"\n{cell.detail}", "red")
     text = cell.text if is_short else str(cell).replace(" ± ", "±")
-    return _plain(text, "bold" if cell.is_strong else "")
-
-
-def _plain(text: str, style: str = "") -> Text:
-    """What a record says, never as markup, nor as codes that would rewrite the terminal."""
-    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text), style=style)
+    return plain(text, "bold" if cell.is_strong else "")

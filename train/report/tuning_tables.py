@@ -83,7 +83,7 @@ def ranks_table(results: Results, curves: Mapping[str, SearchCurve]) -> Table:
         title="Table 1. Loss and rank by tuning budget",
         caption=(
             "Expected best validation loss, in nats per token, of N trials: the defaults at the "
-            "papers’ rate of 3e-4, and N − 1 of the others in random order. In smaller print the "
+            "papers’ rate of 3e-4, and N − 1 of the others in random order. Beside each the "
             f"bootstrap’s {PERCENT} band over trials. All trials are of the same steps, data and "
             "seed."
         ),

@@ -6,10 +6,12 @@ and waits again. Every change is made alone, under a lock that its holder's deat
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -24,9 +26,11 @@ from train.run_folder import check_owner, write_config
 from train.tuning.config import Tuning
 from train.tuning.dimensions import Choices, Dimension, LogUniform
 from train.tuning.heartbeat import Heartbeat
+from train.typed_json import from_json
 
 JOURNAL = "journal.log"
 _NUMBER, _WORKER = "number", "worker"
+_ALIVE = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 
 
 class Task(NamedTuple):
@@ -54,7 +58,7 @@ class TrialQueue:
       heartbeat: This worker's sign of life, and how it sees the others'.
 
     Raises:
-      ValueError: If the folder holds another tuning.
+      ValueError: If the folder holds another tuning, or its journal is damaged.
     """
 
     def __init__(self, folder: Path, tuning: Tuning, heartbeat: Heartbeat) -> None:
@@ -65,16 +69,11 @@ class TrialQueue:
         with self._alone():
             check_owner(folder / TUNING, tuning)
             write_config(folder / TUNING, tuning)
-            storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-            self._studies = {
-                name: optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-                for name in self._runs
-            }
+            self._studies = _opened(folder / JOURNAL, self._runs)
             self._distributions = {
                 key(space.optimizer): {d.field: _distribution(d) for d in space.dimensions}
                 for space in tuning.spaces
             }
-            self._fill()
 
     def take(self, count: int = 1) -> list[Task]:
         """Up to `count` trials of one optimizer, for this worker to do.
@@ -83,7 +82,8 @@ class TrialQueue:
         when none is waiting: all are finished, or at other workers.
         """
         with self._alone():
-            self._requeue(self._abandoned())
+            self._fail(self._abandoned())
+            self._fill()
             waiting = {name: self._in_state(name, TrialState.WAITING) for name in self._studies}
             first = {name: min(map(_number, found)) for name, found in waiting.items() if found}
             if not first:
@@ -101,7 +101,8 @@ class TrialQueue:
         mine = {(task.optimizer, task.attempt) for task in tasks}
         with self._alone():
             running = self._running()
-            self._requeue([(name, one) for name, one in running if (name, one.number) in mine])
+            self._fail([(name, one) for name, one in running if (name, one.number) in mine])
+            self._fill()
 
     def finished(self) -> list[Task]:
         """The trials that are done, by whichever worker."""
@@ -117,9 +118,9 @@ class TrialQueue:
         return len(self.finished()) == sum(map(len, self._runs.values()))
 
     def _fill(self) -> None:
-        """Adds the trials that no worker has added yet."""
+        """Adds the trials that are missing, or that have failed with their worker."""
         for name, runs in self._runs.items():
-            known = {_number(trial) for trial in self._studies[name].get_trials(deepcopy=False)}
+            known = {_number(trial) for trial in self._in_state(name, *_ALIVE)}
             for number in range(len(runs)):
                 if number not in known:
                     self._add(name, number)
@@ -144,10 +145,9 @@ class TrialQueue:
         folder = self._folder / "trials" / name / str(number)
         return Task(name, number, trial.number, self._runs[name][number], folder)
 
-    def _requeue(self, trials: Sequence[tuple[str, FrozenTrial]]) -> None:
+    def _fail(self, trials: Sequence[tuple[str, FrozenTrial]]) -> None:
         for name, trial in trials:
             self._studies[name].tell(trial.number, state=TrialState.FAIL)
-            self._add(name, _number(trial))
 
     def _abandoned(self) -> list[tuple[str, FrozenTrial]]:
         # A worker that died between asking and signing leaves a trial without its name.
@@ -164,16 +164,58 @@ class TrialQueue:
             for trial in self._in_state(name, TrialState.RUNNING)
         ]
 
-    def _in_state(self, name: str, state: TrialState) -> list[FrozenTrial]:
-        return self._studies[name].get_trials(deepcopy=False, states=(state,))
+    def _in_state(self, name: str, *states: TrialState) -> list[FrozenTrial]:
+        return self._studies[name].get_trials(deepcopy=False, states=states)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self._lock.acquire()
         try:
+            _cut_torn_line(self._folder / JOURNAL)
             yield
         finally:
             self._lock.release()
+
+
+def _opened(journal: Path, runs: dict[str, tuple[RunConfig, ...]]) -> dict[str, optuna.Study]:
+    """The studies in a journal, each with trials that are of the tuning."""
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        studies = {
+            name: optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+            for name in runs
+        }
+        for name, study in studies.items():
+            for trial in study.get_trials(deepcopy=False):
+                _check(trial, len(runs[name]))
+        return studies
+    except OSError:
+        raise
+    except Exception as error:  # Optuna trusts what it reads.
+        raise ValueError(
+            f"{journal} is damaged ({error!r:.200}): delete it. Trials that have ended are not "
+            "trained again."
+        ) from error
+
+
+def _check(trial: FrozenTrial, count: int) -> None:
+    # Not too deep for Optuna, which copies it level by level.
+    told = [trial.values, trial.params, trial.user_attrs, trial.system_attrs]
+    from_json([*told, trial.intermediate_values], Any, "a trial")
+    number, worker = _number(trial), trial.user_attrs.get(_WORKER, "")
+    if type(number) is not int or not 0 <= number < count:
+        raise ValueError(f"a trial has the number {number!r:.80}")
+    if not re.fullmatch(r"[\w.-]{0,200}", worker):
+        raise ValueError(f"a worker is called {worker!r:.80}")
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Drops what a writer left that was killed, or had no room: the next line would go on it."""
+    if journal.exists():
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
 
 
 def _number(trial: optuna.Trial | FrozenTrial) -> int:

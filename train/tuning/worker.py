@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train.data import open_dataset
+from train.disk import full_disk_explained
 from train.display import RunDisplay
-from train.run_folder import check_owner, finished
+from train.run_folder import check_owner, finished, refuse_links
 from train.sharding import check_mesh
 from train.tuning.config import Tuning
 from train.tuning.heartbeat import STALE_AFTER, Heartbeat, OverdueError
@@ -51,9 +52,10 @@ def tune(
       stale_after: Seconds after which a silent worker counts as dead; the same for all workers.
 
     Raises:
-      ValueError: If the folder holds another tuning, the configuration does not fit the data or the
-        devices, or the population has no members.
+      ValueError: If the folder holds another tuning or a link, the configuration does not fit the
+        data or the devices, or the population has no members.
       Interrupted: If a signal asked to stop; the same call goes on from there.
+      DiskFullError: If there is no room; likewise.
     """
     if population < 1:
         raise ValueError(f"population={population} is not allowed: it must be at least 1.")
@@ -62,16 +64,18 @@ def tune(
     dataset = open_dataset(tuning.data)
     check_vocabulary(tuning, dataset)
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     if train_all is None:
         train_all = OneByOne(dataset) if population == 1 else Together(dataset)
     shown: set[str] = set()
-    while True:
-        try:
-            with Heartbeat(folder / "workers", stale_after) as heartbeat:
-                queue = TrialQueue(folder, tuning, heartbeat)
-                return _work(queue, display, shown, train_all, heartbeat.check, population)
-        except OverdueError:  # The machine was asleep: it goes on as a new worker.
-            continue
+    with full_disk_explained(folder):
+        while True:
+            try:
+                with Heartbeat(folder / "workers", stale_after) as heartbeat:
+                    queue = TrialQueue(folder, tuning, heartbeat)
+                    return _work(queue, display, shown, train_all, heartbeat.check, population)
+            except OverdueError:  # The machine was asleep: it goes on as a new worker.
+                continue
 
 
 def _work(
