@@ -59,6 +59,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = "optax_strat"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False

@@ -24,9 +24,9 @@ from train.report.statistics import estimate, paired_difference
 # %% [markdown]
 # ## Run it
 #
-# On the command line this is `python -m train compare --quick --only stratopt aardvark`. The
-# baseline, AdamW, always takes part. Within a seed all three have the same initial parameters and
-# the same batches in the same order.
+# On the command line this is `python -m train compare --quick --only stratopt aardvark` and a flag
+# for each other line below. The baseline, AdamW, always takes part. Within a seed all three have
+# the same initial parameters and the same batches in the same order.
 
 # %%
 quick = compare_quick()

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import treescope
 from flax import nnx
+from IPython.display import HTML
 
 from models import PRESETS, init
 from optax_strat import DEFAULT_RULES, aardvark, describe, layer_types, strata_names
@@ -42,10 +43,11 @@ print(describe(params))
 # %%
 
 
-def show(tree):
+def show(tree, rules=DEFAULT_RULES):
     """Each array's layer type and shape, in its place in the tree."""
-    labels = layer_types(tree)
-    treescope.show(jax.tree.map(lambda kind, array: f"{kind} {array.shape}", labels, tree))
+    labels = layer_types(tree, rules)
+    labels = jax.tree.map(lambda kind, array: f"{kind} {array.shape}", labels, tree)
+    return HTML(treescope.render_to_html(labels))
 
 
 show(params)
@@ -207,9 +209,9 @@ except ValueError as error:
 
 # %%
 rules = (*DEFAULT_RULES, (r"linear(_?\d+)?", "mlp"))
-print(describe(haiku_params, layer_types=rules))
-treescope.show(layer_types(haiku_params, rules))
 optimizer = aardvark(3e-4, layer_types=rules)
+print(describe(haiku_params, layer_types=rules))
+show(haiku_params, rules)
 
 # %% [markdown]
 # ## Names of Hugging Face
