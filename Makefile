@@ -3,7 +3,7 @@
 #   make compare              train every optimizer on the embedded text and write the report
 #   make compare ARGS=--quick the same in about two minutes
 #   make test                 the test suite
-#   make torture              kill, damage and fill up for real: every promise about faults
+#   make torture              kill, damage and fill up for real: every promise of docs/train/faults.md
 #   make fuzz                 feed every reader of files with broken ones: an hour
 #   make bench                all benchmarks (CPU; wants a quiet machine)
 #   make bench-gpu            the same on a GPU, into results/gpu: at most 25 minutes
@@ -51,7 +51,7 @@ test-all: $(READY)
 	@$(PY) -m pytest -n 2 --dist worksteal -m 'not torture' $(ARGS)
 
 torture: $(READY)
-	@$(PY) -m pytest -n 2 --dist worksteal -m torture $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal -m 'torture or faults' $(ARGS)
 
 # Fuzzing needs a package that has wheels for few versions of Python; it lies beside the environment.
 FUZZ := $(VENV)-fuzz

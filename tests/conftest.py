@@ -15,6 +15,11 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Nearly all of the suite's time is compilation of programs that run for milliseconds.
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        # The emitters of fusions that go through MLIR make compiling five times as long. JAX 0.12
+        # has no others, and overlooks this.
+        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+        # Programs are otherwise split, to be compiled by many threads: these are too small for it.
+        "--xla_cpu_parallel_codegen_split_count=1",
     ]
 )
 

@@ -5,10 +5,20 @@ import json
 import pytest
 
 from tests.fuzz_json import mutated
-from tests.fuzz_readers import RESULTS, RUN, TARGETS, check, scratch
+from tests.fuzz_readers import RESULTS, TARGETS
+from tests.fuzz_runs import RUN
+from tests.fuzz_target import check, scratch
 from train.config import to_dict
 
+pytestmark = pytest.mark.faults
+
 DEEP = b"[" * 50_000
+
+
+def _tokenizer(model):
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode()
+
+
 FOUND = {
     "manifest": [
         b'{"source": "\\ud800"}',
@@ -18,6 +28,23 @@ FOUND = {
     "part": [DEEP, b'{"splits": {}}'],
     "packing": [b"", b"\x93NUMPY\x01\x00v\x00{'descr': " + b"-" * 8000],
     "documents": [DEEP, b'{"text": "a"}\n' + DEEP],
+    "tokenizer": [
+        b"{",
+        DEEP,
+        b'{"version": "\\u001b[2J"}',
+        _tokenizer({"type": "WordLevel", "vocab": {"</s>": 0}, "unk_token": "none"}),
+        _tokenizer({"type": "Unigram", "vocab": [["</s>", -1.0]], "unk_id": None}),
+        _tokenizer({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
+        b'{"model": {"vocab": {"a": 0, "</s>": 0}, "unk_token": "a"}}',
+        _tokenizer(
+            {
+                "type": "BPE",
+                "vocab": {"a": 0, "</s>": 1},
+                "merges": ["a a"],
+                "continuing_subword_prefix": "xx",
+            }
+        ),
+    ],
     "records": [DEEP + b"\n", b"\x00" * 4 + b"[\n"],
     "folder": [
         b"{",
@@ -53,6 +80,25 @@ FOUND = {
             )
         ),
     ],
+    "journal": [
+        b"{}\n{}\n",
+        DEEP + b"\n\n",
+        *(
+            b'{"op_code":0,"worker_id":"x","study_name":"lion","directions":[1]}\n'
+            b'{"op_code":4,"worker_id":"x","study_id":0,"datetime_start":null,"state":4,'
+            b'"user_attrs":' + attributes + b"}\n"
+            for attributes in (
+                b"{}",
+                b'{"number":0,"x":' + b"[" * 400 + b"]" * 400 + b"}",
+                b'{"number":-1}',
+                b'{"number":"0"}',
+                b'{"number":0,"worker":"../x"}',
+            )
+        ),
+    ],
+    "seal": [b"", DEEP, b"0" * 64 + b"  ../../etc/passwd\n", b"0" * 64 + b"  a\x1b[2J\n"],
+    "weights": [b"{", DEEP, b"{}", b'{"__metadata__": {"optax_strat": "[]"}}'],
+    "about": [b"{", DEEP, b"{}", b'{"schema": 2}'],
 }
 """Each once ended in a traceback, or in a sentence that named no file or had several lines."""
 

@@ -108,7 +108,8 @@ def check_equal_on_listed_layers(ours, theirs, params):
     ids=["AdamW", "Lion"],
 )
 def test_a_baseline_is_optax_own(config, expected, params):
-    chex.assert_trees_all_close(updates_of(build(config), params), updates_of(expected, params))
+    got, expected = updates_of(build(config), params), updates_of(expected, params)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-10)  # Where decay cancels a step.
 
 
 def test_ademamix_warms_its_slow_momentum_up_over_the_whole_run(params):
