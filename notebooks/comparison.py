@@ -18,7 +18,7 @@ from train.compare import compare
 from train.configs import compare_quick
 from train.display import RunDisplay
 from train.records import FinalRecord, RunRecord, read_records
-from train.report import report
+from train.report.comparison_report import report
 from train.report.statistics import estimate, paired_difference
 
 # %% [markdown]

@@ -64,6 +64,7 @@ def test_flags_come_before_the_environment():
         ({"coordinator": "a:1", "process_count": 2}, {}, "--hosts.process-id missing"),
         ({"process_id": 1}, {}, "--hosts.coordinator and --hosts.process-count missing"),
         ({"coordinator": "a", "process_count": 2, "process_id": 0}, {}, "write a:8476"),
+        ({"coordinator": "a:65536", "process_count": 2, "process_id": 0}, {}, "write a:8476"),
         ({"coordinator": "a:1", "process_count": 2, "process_id": 2}, {}, "2 is not one of 2"),
         ({"process_count": 0}, {}, "--hosts.process-count 0 is not at least 1"),
         ({"timeout": 0}, {}, "--hosts.timeout 0 is not at least 1"),

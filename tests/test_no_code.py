@@ -23,7 +23,7 @@ from train.data.preparation import prepared_folder
 from train.digests import SUMS, seal
 from train.record_files import read_file
 from train.records import RecordWriter, read_records
-from train.report import report
+from train.report.comparison_report import report
 from train.report.tuning_trials import load_results
 from train.run_folder import claim, finished
 from train.state import TrainState

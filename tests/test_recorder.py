@@ -1,6 +1,7 @@
 """A run's lines: none is lost, none is there twice, and a full disk is said in one sentence."""
 
 import errno
+import math
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from train.data import open_dataset
 from train.disk import DiskFullError
 from train.recorder import Recorder
 from train.records import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
+from train.so_far import SoFar
 
 pytestmark = pytest.mark.faults
 
@@ -117,3 +119,23 @@ def test_a_checkpoint_without_the_records_of_its_steps_is_refused(
     with pytest.raises(ValueError, match=r"lacks the records of the 4 steps that the checkpoint"):
         Recorder(path, config, dataset, 4)
     assert path.read_bytes() == b"".join(lines[:kept_lines])
+
+
+@pytest.mark.parametrize(("was_skipped", "expected"), [(True, 2.0), (False, math.nan)])
+def test_the_training_loss_leaves_out_skipped_steps_but_not_diverged_ones(was_skipped, expected):
+    losses = {96: 1.0, 98: math.nan, 100: 3.0}
+    so_far = SoFar(100)
+    for step, loss in losses.items():
+        skipped = int(was_skipped and step >= 98)
+        so_far.see(
+            StepRecord(
+                step=step,
+                tokens=0,
+                loss=loss,
+                learning_rate=0.1,
+                grad_norm=1.0,
+                skipped=skipped,
+                seconds=0.0,
+            )
+        )
+    assert so_far.train_loss == pytest.approx(expected, nan_ok=True)

@@ -19,7 +19,7 @@ from train.interrupts import Interrupted
 from train.optimizer_configs import AdamW, StratOpt
 from train.processes import other_workers
 from train.records import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
-from train.report import report
+from train.report.comparison_report import report
 from train.run_folder import held
 
 

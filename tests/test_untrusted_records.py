@@ -24,7 +24,7 @@ from train.display import RunDisplay
 from train.optimizer_configs import AdamW
 from train.record_files import pack
 from train.records import RecordWriter, RunRecord, encode, read_records
-from train.report import report
+from train.report.comparison_report import report
 from train.report.markdown import markdown
 from train.report.publish import publish
 from train.report.sections import OF_STUDY

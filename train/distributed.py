@@ -54,11 +54,13 @@ class HostsConfig:
         if self.process_count != 1 and 0 < len(missing) < len(flags):
             names = " and ".join(f"--hosts.{name.replace('_', '-')}" for name in missing)
             raise ValueError(f"{names} missing: the three flags of a process belong together.")
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(
-                f"--hosts.coordinator {self.coordinator} has no port: write "
-                f"{self.coordinator}:{PORT}."
-            )
+        if self.coordinator is not None:
+            host, _, port = self.coordinator.rpartition(":")
+            if not (port.isdecimal() and 0 < int(port) < 2**16):
+                raise ValueError(
+                    f"--hosts.coordinator {self.coordinator} has no port: write "
+                    f"{host or self.coordinator}:{PORT}."
+                )
 
 
 class Place(NamedTuple):

@@ -40,8 +40,9 @@ class SoFar:
         """Takes in a record; call it for each, in order."""
         self.empty = False
         if isinstance(record, StepRecord):
+            was_skipped = record.skipped > self.skipped and not math.isfinite(record.loss)
             self.last_step, self.skipped = record.step, record.skipped
-            if record.step > LATE * self._steps:
+            if record.step > LATE * self._steps and not was_skipped:
                 self._late_sum += record.loss
                 self._late_count += 1
         elif isinstance(record, EvalRecord):
@@ -51,7 +52,7 @@ class SoFar:
 
     @property
     def train_loss(self) -> float:
-        """The mean over the last twentieth of the steps; NaN before it."""
+        """The mean over the last twentieth of the steps, without skipped ones; NaN before it."""
         return self._late_sum / self._late_count if self._late_count else math.nan
 
     @property

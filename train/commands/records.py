@@ -1,32 +1,33 @@
-"""The commands that read records: `report`, `check`, `publish`."""
+"""The commands that read records: `report`, `check`, `publish`.
+
+What they draw with is imported when they draw, as in `train.commands.training`.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-import train.report as reports
 from train.check_records import check_records
 from train.commands.terminal import console, parse
 from train.options import CheckOptions, PublishOptions, ReportOptions
 from train.plain_text import plain
-from train.report.publish import publish as publish_pages
-from train.report.study_report import study_report
-from train.report.tuning_report import tuning_report
 from train.report.tuning_trials import is_tuning
 
 
 def report(arguments: list[str]) -> None:
     """write the report of any set of runs"""
     options = parse(ReportOptions, "report", arguments)
+    from train.report import comparison_report, study_report, tuning_report
+
     terms: dict[str, Any]
     terms = {"out": options.out, "console": console, "allow_mixed": options.allow_mixed}
     if options.study is not None:
-        study_report(options.study, **terms)
+        study_report.study_report(options.study, **terms)
     elif len(options.paths) == 1 and is_tuning(options.paths[0]):
-        tuning_report(options.paths[0], **terms)
+        tuning_report.tuning_report(options.paths[0], **terms)
     else:
-        reports.report(*options.paths, **terms)
+        comparison_report.report(*options.paths, **terms)
 
 
 def check(arguments: list[str]) -> None:
@@ -42,5 +43,7 @@ def check(arguments: list[str]) -> None:
 def publish(arguments: list[str]) -> None:
     """make the tables in README and docs/ from results/"""
     options = parse(PublishOptions, "publish", arguments)
+    from train.report.publish import publish as publish_pages
+
     for page in publish_pages(options.root):
         print(page)

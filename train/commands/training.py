@@ -1,4 +1,7 @@
-"""The commands that train: `run`, `compare`, `tune`, `study`."""
+"""The commands that train: `run`, `compare`, `tune`, `study`.
+
+Reports are imported where they are drawn: Matplotlib and SciPy take as long as all else together.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,6 @@ from train.optimizer_configs import key
 from train.options import CompareOptions, RunOptions, StudyOptions, TuneOptions
 from train.plain_text import plain
 from train.processes import Work, other_workers
-from train.report import report
-from train.report.study_report import study_report
-from train.report.tuning_report import tuning_report
 from train.speed import Speed
 from train.stopping import stopping
 from train.study import run_study
@@ -72,6 +72,8 @@ def compare(arguments: list[str]) -> None:
     steps = sum(entry.config.steps for entry in comparison.runs())
     work = partial(comparing.compare, comparison, folder)
     _share_out(work, options.workers, steps)
+    from train.report.comparison_report import report
+
     report(folder, console=console)
 
 
@@ -83,6 +85,8 @@ def tune(arguments: list[str]) -> None:
     steps = sum(run.steps for runs in tuning.runs().values() for run in runs)
     work = partial(worker.tune, tuning, folder, population=options.population)
     _share_out(work, options.workers, steps)
+    from train.report.tuning_report import tuning_report
+
     tuning_report(folder, console=console)
 
 
@@ -95,6 +99,8 @@ def study(arguments: list[str]) -> None:
         _share_out(work, options.workers, steps)
 
     run_study(options.study, options.folder, options.out, share_out=share_out, only=options.only)
+    from train.report.study_report import study_report
+
     study_report(options.out, out=options.folder / "report", console=console)
 
 

@@ -1,0 +1,71 @@
+"""The report of any set of runs: what they came to, and what they cost."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from train.record_files import report_folder
+from train.report import figures, page, summary, terminal
+from train.report.comparison import Comparison, load
+from train.report.cost_counts_table import counts_table
+from train.report.cost_mesh_table import mesh_table
+from train.report.cost_reasons_table import reasons_table
+from train.report.cost_table import costs_table
+from train.report.ladder_table import ladder_table, rungs
+from train.report.norms_table import norms_table
+from train.report.pairs_table import pairs_table
+from train.report.papers import papers_table
+from train.report.results_table import results_table
+from train.report.table import Table, json_lines
+from train.report.targets import targets_table
+
+
+def report(
+    *paths: Path,
+    out: Path | None = None,
+    console: Console | None = None,
+    allow_mixed: bool = False,
+) -> Path:
+    """Reports any set of runs: a comparison, a part of one, several together, a single run.
+
+    Writes ``index.html``, ``figure1`` and ``figure2`` (SVG and PNG), and ``tables.jsonl`` with the
+    tables' numbers, one JSON object per row; prints the tables.
+
+    Args:
+        paths: folders of comparisons, finished or not, or of runs; files of many runs, or folders
+            of those. All of their runs make one report.
+        out: where the report goes; by default as `report_folder` says.
+        console: where the tables are printed; the terminal by default.
+        allow_mixed: take runs of different data, model, tokens, commit or settings into one table.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: there are no runs, or runs that do not belong into one table.
+        RecordError: a record cannot be read; the message names the file and the line.
+    """
+    comparison = load(*paths, allow_mixed=allow_mixed)
+    out = out or report_folder(*paths)
+    out.mkdir(parents=True, exist_ok=True)
+    words = summary.summarize(comparison)
+    results, others = results_table(comparison), _others(comparison)
+    (out / "tables.jsonl").write_text(json_lines((results, *others)), encoding="utf-8")
+    drawings = figures.draw(comparison, out)
+    path = out / "index.html"
+    path.write_text(page.render(words, drawings, results, others), encoding="utf-8")
+    terminal.show(words, results, others, console or Console())
+    return path
+
+
+def _others(comparison: Comparison) -> tuple[Table, ...]:
+    return (
+        norms_table(comparison),
+        ladder_table(comparison) if rungs(comparison) else pairs_table(comparison),
+        targets_table(comparison),
+        costs_table(comparison),
+        counts_table(comparison),
+        mesh_table(comparison),
+        papers_table(),
+        reasons_table(comparison),
+    )
