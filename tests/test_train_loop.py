@@ -185,8 +185,12 @@ def test_a_signal_to_a_run_that_gets_stuck_is_not_lost(config, program, tmp_path
         raise self._stuck(step, "the parameters are no longer finite")
 
     monkeypatch.setattr(loop._Run, "_check_parameters", never_finite)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config, tmp_path, program=program, on_progress=signal_comes)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # None in the background.
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path, program=program, on_progress=signal_comes)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert isinstance(read_records(tmp_path / "records.jsonl")[-1], FinalRecord)
 
 
