@@ -83,6 +83,7 @@ FOUND = {
     "journal": [
         b"{}\n{}\n",
         DEEP + b"\n\n",
+        b'{"op_code":0,"worker_id":"x","study_name":"lion","directions":[]}\n',
         *(
             b'{"op_code":0,"worker_id":"x","study_name":"lion","directions":[1]}\n'
             b'{"op_code":4,"worker_id":"x","study_id":0,"datetime_start":null,"state":4,'

@@ -17,6 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from train.config import RunConfig
@@ -186,6 +187,8 @@ def _opened(journal: Path, runs: dict[str, tuple[RunConfig, ...]]) -> dict[str, 
             for name in runs
         }
         for name, study in studies.items():
+            if study.directions != [StudyDirection.MINIMIZE]:
+                raise ValueError(f"{name} is not tuned for one loss")
             for trial in study.get_trials(deepcopy=False):
                 _check(trial, len(runs[name]))
         return studies
