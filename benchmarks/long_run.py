@@ -5,10 +5,14 @@
 
 It is a real run: batches are read, records written, checkpoints saved and old ones removed. The
 process is looked at half-way between two checkpoints, when no save is under way. Compared are two
-fifths of the run by their medians: the second, in which everything has been done before, and the
-last. A step's time is the processor's on a CPU, for that of the clock belongs to the whole machine,
-and the clock's on a GPU. Memory is what the process has of its own, without the pages of mapped
-files, of which it holds more the more of the data it has read.
+fifths of the run: the second, in which everything has been done before, and the last; the step's
+time and the memory in use by their medians, the rest by the most that was seen.
+
+A step's time is the processor's on a CPU, for that of the clock belongs to the whole machine, and
+the clock's on a GPU. The process's memory is its own, without the pages of mapped files, of which
+it holds more the more of the data it has read. It goes up and down by a step's temporaries, which
+the heap has one, two or three places for; so what is in use is looked at, too, after everything
+free has been given back.
 
 Exit status: 0 if the targets are met, 1 if one is missed.
 """
@@ -32,6 +36,7 @@ from rich.table import Table
 
 from benchmarks import outcome, records
 from train import configs, provenance
+from train.allocator import give_back_freed_memory, share_heap
 from train.config import RunConfig
 from train.loop import train
 from train.progress import Progress
@@ -39,13 +44,17 @@ from train.progress import Progress
 TARGETS: Mapping[str, float] = MappingProxyType(
     {
         "ms a step": 1.05,
-        "MB of the process": 1.02,
+        "MB of the process": 1.20,
         "MB of JAX arrays": 1.0,
         "open files": 1.0,
-        "threads": 1.0,
+        "threads": 1.10,  # A pool for writing checkpoints has one more or fewer.
+        "MB in use": 1.05,
     }
 )
 """The last fifth over the second, at most."""
+
+MEDIANS = "ms a step", "MB in use"
+"""What is compared by its median, and not by the most of it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Trend:
 def main(options: Options) -> int:
     """Prints a table; returns the exit status."""
     outcome.run_on(options.device)
+    share_heap()  # As a command does before anything else.
     config = dataclasses.replace(
         configs.nano(), steps=options.steps, checkpoint_every=options.every,
         eval_every=options.every, eval_batches=1,
@@ -107,16 +117,17 @@ def main(options: Options) -> int:
 def measure(config: RunConfig, clock: Callable[[], float]) -> list[Trend]:
     """Trains, looks at this process between checkpoints, and compares what was seen."""
     looks: list[dict[str, float]] = []
-    times: list[float] = []
+    before, after = [], []
 
     def look(progress: Progress) -> None:
         if progress.step % config.checkpoint_every == config.checkpoint_every // 2:
-            times.append(clock())
+            before.append(clock())
             looks.append(look_at_process())
+            after.append(clock())
 
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder) / "run", on_progress=look)
-    step = np.diff(times) / config.checkpoint_every * 1e3
+    step = np.subtract(before[1:], after[:-1]) / config.checkpoint_every * 1e3
     series = {"ms a step": step} | {
         what: np.array([look[what] for look in looks]) for what in looks[0]
     }
@@ -125,20 +136,29 @@ def measure(config: RunConfig, clock: Callable[[], float]) -> list[Trend]:
 
 def look_at_process() -> dict[str, float]:
     """What this process holds just now; from /proc, so on Linux alone."""
-    anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
-    assert anonymous is not None
-    return {
-        "MB of the process": int(anonymous[1]) * 1024 / 1e6,
+    seen = {
+        "MB of the process": memory(),
         "MB of JAX arrays": sum(array.nbytes for array in jax.live_arrays()) / 1e6,
         "open files": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
     }
+    time.sleep(0.1)  # The next step is on its way, with temporaries.
+    give_back_freed_memory()
+    return seen | {"MB in use": memory()}
+
+
+def memory() -> float:
+    """MB that belong to this process alone."""
+    anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    assert anonymous is not None
+    return int(anonymous[1]) * 1024 / 1e6
 
 
 def trend(what: str, numbers: np.ndarray) -> Trend:
     """The second and the last fifth of the numbers, and the extremes from the second on."""
+    typical = np.median if what in MEDIANS else np.max
     fifth = len(numbers) // 5
-    early, late = float(np.median(numbers[fifth : 2 * fifth])), float(np.median(numbers[-fifth:]))
+    early, late = float(typical(numbers[fifth : 2 * fifth])), float(typical(numbers[-fifth:]))
     return Trend(what, early, late, float(numbers[fifth:].min()), float(numbers[fifth:].max()))
 
 

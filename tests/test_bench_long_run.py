@@ -8,15 +8,22 @@ import pytest
 from benchmarks import long_run, outcome
 from benchmarks.long_run import Options, Trend, trend
 
-
-def test_the_last_fifth_is_compared_with_the_second():
-    numbers = np.array([9.0, 9, 1, 3, 5, 5, 5, 5, 6, 8])
-    assert trend("ms a step", numbers) == Trend("ms a step", early=2, late=7, least=1, most=8)
+NUMBERS = np.array([9.0, 9, 1, 3, 5, 5, 5, 5, 6, 8])
 
 
-@pytest.mark.parametrize(("late", "expected"), [(102.0, "met"), (103.0, "missed")])
-def test_memory_may_grow_by_a_fiftieth(late, expected):
-    assert Trend("MB of the process", 100.0, late, 100.0, late).verdict == expected
+@pytest.mark.parametrize("what", ["ms a step", "MB in use"])
+def test_the_last_fifth_is_compared_with_the_second_by_medians(what):
+    assert trend(what, NUMBERS) == Trend(what, early=2, late=7, least=1, most=8)
+
+
+@pytest.mark.parametrize("what", ["MB of the process", "open files"])
+def test_what_goes_up_and_down_is_compared_by_the_most_of_it(what):
+    assert trend(what, NUMBERS) == Trend(what, early=3, late=8, least=1, most=8)
+
+
+@pytest.mark.parametrize(("late", "expected"), [(105.0, "met"), (106.0, "missed")])
+def test_memory_in_use_may_grow_by_a_twentieth(late, expected):
+    assert Trend("MB in use", 100.0, late, 100.0, late).verdict == expected
 
 
 def test_a_file_that_is_left_open_is_a_miss():
