@@ -13,6 +13,7 @@ from train.config import MeshConfig, RunConfig
 from train.optimizers import build_optimizer
 from train.sharding import make_mesh
 from train.state import TrainState, abstract_state
+from train.stopwatch import NOTHING_SPENT
 
 
 class Saver:
@@ -31,7 +32,7 @@ class Saver:
         self._saved += 1
         os.sync()
         start = time.perf_counter()
-        self._checkpointer.save(self._saved, self._state, 0.0)
+        self._checkpointer.save(self._saved, self._state, NOTHING_SPENT)
         self._state = self._next_step(self._state)
         stall = time.perf_counter() - start
         self._checkpointer.wait()

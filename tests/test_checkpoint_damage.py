@@ -26,6 +26,7 @@ from train.digests import SUMS, seal
 from train.program import build_program
 from train.state import TrainState
 from train.step_folders import newest_whole, read_newest_whole, steps
+from train.stopwatch import NOTHING_SPENT
 
 pytestmark = pytest.mark.faults
 
@@ -69,7 +70,7 @@ TARGET = jax.tree.map(
 def save(folder, *saved):
     checkpointer = Checkpointer(folder, config_hash="a", fingerprint="b", seed=0)
     for step in saved:
-        checkpointer.save(step, state_of(step), 1.0)
+        checkpointer.save(step, state_of(step), NOTHING_SPENT)
     checkpointer.close()
 
 
@@ -449,6 +450,7 @@ from train import checkpointing
 from train.checkpointing import Checkpointer, CheckpointError
 from train.disk import DiskFullError
 from train.state import TrainState
+from train.stopwatch import NOTHING_SPENT
 
 mesh = jax.make_mesh((2,), ("data",))
 split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
@@ -473,7 +475,7 @@ def finish_late(*arguments, finish=checkpointing.finish):
 checkpointing.finish = finish_late
 writer = checkpointer()
 for step in (100, 200):
-    writer.save(step, state_of(step), 0.0)
+    writer.save(step, state_of(step), NOTHING_SPENT)
 writer.close()
 print((folder / "200").exists())
 
@@ -482,7 +484,7 @@ def find_no_room(*_):
 
 checkpointing.finish = find_no_room  # The first process's alone; the others must not wait for ever.
 writer = checkpointer()
-writer.save(300, state_of(300), 0.0)
+writer.save(300, state_of(300), NOTHING_SPENT)
 with contextlib.suppress(DiskFullError):
     writer.close()
 

@@ -12,6 +12,7 @@ from tests.test_collectives import FSDP, collectives, step
 from tests.test_train_sharding import FAST, MESHES, check_same_training, trained
 from train.checkpointing import Checkpointer
 from train.optimizer_configs import Adafactor, Muon, StratOpt
+from train.stopwatch import NOTHING_SPENT
 
 CHECKED_BY_TYPES = dataclasses.replace(MESHES["all three axes"], axes="explicit")
 STRATOPT, AARDVARK = FAST
@@ -41,7 +42,7 @@ def test_a_checkpoint_moves_between_the_kinds_of_axes(tmp_path):
     explicit = trained(STRATOPT, CHECKED_BY_TYPES)[0]
     identity = {"config_hash": "a", "fingerprint": "b", "seed": 0}
     writer = Checkpointer(tmp_path, **identity)
-    writer.save(4, state, seconds=1.0)
+    writer.save(4, state, NOTHING_SPENT)
     writer.close()
     reader = Checkpointer(tmp_path, **identity)
     restored = reader.restore(explicit.target).state

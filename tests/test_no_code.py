@@ -28,6 +28,7 @@ from train.report.comparison_report import report
 from train.report.tuning_trials import load_results
 from train.run_folder import claim, finished
 from train.state import TrainState
+from train.stopwatch import NOTHING_SPENT
 from train.transfer import export_weights
 from train.tuning.config import nano_tuning
 from train.tuning.heartbeat import Heartbeat
@@ -245,7 +246,7 @@ def test_every_file_of_a_checkpoint_is_data(bomb: bytes, tmp_path: Path) -> None
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), target
     )
     saves = Checkpointer(tmp_path / "saves", config_hash="", fingerprint="", seed=0)
-    saves.save(4, TrainState(jax.numpy.int32(4), params, {"mu": params}), 0.0)
+    saves.save(4, TrainState(jax.numpy.int32(4), params, {"mu": params}), NOTHING_SPENT)
     saves.wait()
     folder = tmp_path / "saves" / "4"
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != SUMS]

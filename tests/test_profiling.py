@@ -9,6 +9,7 @@ from tests import tiny
 from train import loop
 from train.profiling import Profiler
 from train.speed import speed_of
+from train.stopwatch import Spent
 
 
 def test_a_run_with_profile_leaves_a_trace_in_its_folder_and_records_its_rate(tmp_path):
@@ -52,13 +53,13 @@ def test_without_a_folder_nothing_is_traced(monkeypatch):
 
 def test_utilization_counts_exact_causal_flops_over_the_peak_of_all_devices(tmp_path):
     config = tiny.run_config(tmp_path)
-    speed = speed_of(config, 1000, 2.0, 4, "NVIDIA H100 80GB HBM3")
+    speed = speed_of(config, 1000, Spent(2.0, 8.0), "NVIDIA H100 80GB HBM3")
     assert speed.tokens_per_second == 500
     assert speed.mfu == 1000 * models.flops_per_token(tiny.MODEL, 16) / (8.0 * 989e12)
     assert "989 TFLOP/s a device, 6 (N - untied input embedding) + 6 L d T" in str(speed)
 
 
 def test_without_a_known_peak_the_utilization_is_unknown(tmp_path):
-    speed = speed_of(tiny.run_config(tmp_path), 1000, 2.0, 4)
+    speed = speed_of(tiny.run_config(tmp_path), 1000, Spent(2.0, 8.0))
     assert speed.mfu is None
     assert str(speed) == "500 tokens/s, MFU unknown (no peak is known for this device)"

@@ -96,6 +96,8 @@ def test_a_run_goes_on_with_eight_four_two_one_and_eight_devices(optimizer, tmp_
             assert_stopped(*process.ended())
     finish(run.parent, *COMMAND, *mesh.split(), f"optimizer:{optimizer}", devices=devices)
     assert_same_losses(run, undisturbed / "run")
+    final = read_records(run / "records.jsonl")[-1]
+    assert final.seconds < final.device_seconds < 8 * final.seconds  # Some were on fewer than 8.
 
 
 def assert_stopped(status: int, printed: str) -> None:

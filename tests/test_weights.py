@@ -29,6 +29,7 @@ from train.records import EvalRecord, RunRecord, read_records
 from train.run_folder import RECORDS, claim, imported_weights, write_config
 from train.sharding import make_mesh
 from train.state import TrainState, abstract_state
+from train.stopwatch import NOTHING_SPENT
 from train.transfer import IMPORTED, export_weights, import_weights
 from train.weights import About, WeightsError, load_weights, read_about, save_weights
 
@@ -257,7 +258,11 @@ def checkpoint(folder: Path, *steps: int) -> Path:
         folder / "checkpoints", config_hash=config_hash(config), fingerprint="", seed=0, keep=9
     )
     for step in steps:
-        saves.save(step, TrainState(jax.numpy.int32(step), tiny.params(step), {"mu": PARAMS}), 0.0)
+        saves.save(
+            step,
+            TrainState(jax.numpy.int32(step), tiny.params(step), {"mu": PARAMS}),
+            NOTHING_SPENT,
+        )
     saves.close()
     return folder
 

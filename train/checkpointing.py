@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: asynchronous saves, exact restores, refusal of what does not fit.
 
 A checkpoint has four items: `params` and `opt_state` (arrays), `data` (the position: step, seed and
-the data set's fingerprint) and `meta` (hash of the configuration, training seconds so far). None
+the data set's fingerprint) and `meta` (hash of the configuration, training time so far). None
 holds code.
 """
 
@@ -37,14 +37,15 @@ from train.step_folders import (
     steps,
     unfinished,
 )
+from train.stopwatch import Spent
 
 
 class Restored(NamedTuple):
     """What a checkpoint held."""
 
     state: TrainState
-    seconds: float
-    """Training seconds spent up to the checkpoint."""
+    spent: Spent
+    """Training time up to the checkpoint."""
 
 
 class Checkpointer:
@@ -93,7 +94,7 @@ class Checkpointer:
         """Step of the newest finished checkpoint, whole or not, or None."""
         return max(steps(self._folder), default=None)
 
-    def save(self, step: int, state: TrainState, seconds: float) -> None:
+    def save(self, step: int, state: TrainState, spent: Spent) -> None:
         """Starts an asynchronous save; returns as soon as the state may be donated again.
 
         Raises:
@@ -116,7 +117,7 @@ class Checkpointer:
                         | {"step": step}
                     ),
                     meta=ocp.args.JsonSave(
-                        {"config_hash": self._identity["config_hash"], "seconds": seconds}
+                        {"config_hash": self._identity["config_hash"], **spent._asdict()}
                     ),
                 ),
             )
@@ -188,7 +189,7 @@ class Checkpointer:
         )
         position = jax.device_put(np.asarray(step, target.step.dtype), target.step.sharding)
         state = TrainState(position, arrays["params"], arrays["opt_state"])
-        return Restored(state, float(found["seconds"]))
+        return Restored(state, Spent(*(float(found[name]) for name in Spent._fields)))
 
     def _finish(self, step: int) -> None:
         try:

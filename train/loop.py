@@ -37,7 +37,7 @@ from train.run_folder import (
     imported_weights,
 )
 from train.sharding import check_mesh, process_share
-from train.stopwatch import Stopwatch
+from train.stopwatch import NOTHING_SPENT, Stopwatch
 from train.stuck import StuckError, unless_stuck
 from train.tracking import TrackerName
 from train.vocabulary import check_vocabulary
@@ -136,7 +136,7 @@ class _Run:
                 "them again into another --out."
             )
         self._state = restored.state if restored else program.init(config.seed)
-        self._clock = Stopwatch(restored.seconds if restored else 0.0)
+        self._clock = Stopwatch(program.mesh.size, restored.spent if restored else NOTHING_SPENT)
         self._start = int(self._state.step)
         trace = folder / TRACE if profile else None
         self._profiler = Profiler(trace, self._start + 1, config.steps)
@@ -177,7 +177,7 @@ class _Run:
                     with self._clock.paused():
                         self._between_steps(step, stop)
         self._checkpointer.wait()  # Whoever finds a final record finds the last state, too.
-        final = self._recorder.final(config.steps, self._program, self._clock.seconds)
+        final = self._recorder.final(config.steps, self._program, self._clock.spent)
         if stop.signum:  # It came with the last step: the caller must not go on to another run.
             raise Interrupted(stop.signum, config.steps)
         return final
@@ -197,7 +197,7 @@ class _Run:
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
             self._check_parameters(step)
             self._recorder.sync()
-            self._checkpointer.save(step, self._state, self._clock.seconds)
+            self._checkpointer.save(step, self._state, self._clock.spent)
         if stop.signum:
             raise Interrupted(stop.signum, step)
 
@@ -233,7 +233,7 @@ class _Run:
         rate = self._config.optimizer.learning_rate
         return StuckError(
             f"step {step}: {what}. Lower --optimizer.learning-rate={rate}, or see the data.",
-            self._recorder.final(step, self._program, self._clock.seconds),
+            self._recorder.final(step, self._program, self._clock.spent),
         )
 
     def _evaluate(self, step: int, stop: SharedStopRequest) -> None:

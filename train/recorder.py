@@ -37,6 +37,7 @@ from train.run_folder import imported_weights
 from train.so_far import SoFar
 from train.speed import speed_of
 from train.spikes import SpikeWatch
+from train.stopwatch import Spent
 from train.tracking import TrackerName, numbers, open_tracker
 
 
@@ -150,23 +151,22 @@ class Recorder:
         )
         self._write(record)
 
-    def final(self, step: int, program: CompiledStep, seconds: float) -> FinalRecord:
+    def final(self, step: int, program: CompiledStep, spent: Spent) -> FinalRecord:
         """The last line. A run that stopped early, or ends above its start, has diverged."""
         val_loss = self._so_far.final_val_loss
-        tokens, devices = self._tokens(step), program.mesh.size
+        tokens = self._tokens(step)
         record = FinalRecord(
             step=step,
             tokens=tokens,
             train_loss=self._so_far.train_loss,
             val_loss=val_loss,
             bits_per_byte=self._bits_per_byte(val_loss),
-            seconds=seconds,
-            device_seconds=seconds * devices,
+            **spent._asdict(),
             peak_bytes=program.peak_bytes(),
             state_bytes_per_parameter=program.state_bytes_per_parameter(),
             skipped=self._so_far.skipped,
             diverged=not val_loss <= self._so_far.first_val_loss,
-            **speed_of(self._config, tokens, seconds, devices)._asdict(),
+            **speed_of(self._config, tokens, spent)._asdict(),
         )
         self._write(record)
         self.sync()

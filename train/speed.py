@@ -9,6 +9,7 @@ import jax
 import models
 from train.accelerators import peak_flops
 from train.config import Experiment
+from train.stopwatch import Spent
 
 
 class Speed(NamedTuple):
@@ -30,23 +31,22 @@ class Speed(NamedTuple):
 
 
 def speed_of(
-    config: Experiment, tokens: int, seconds: float, devices: int, device_kind: str | None = None
+    config: Experiment, tokens: int, spent: Spent, device_kind: str | None = None
 ) -> Speed:
     """The speed of a run.
 
     Args:
       config: The run.
       tokens: How many it trained on.
-      seconds: How long that took.
-      devices: On how many devices.
+      spent: How long that took.
       device_kind: What they are, as JAX names it; by default those in use here.
 
     Example:
       >>> from train.configs import paper_consistent
-      >>> print(speed_of(paper_consistent(), 4_000_000, 1.0, 8, "NVIDIA H100 80GB HBM3"))
+      >>> print(speed_of(paper_consistent(), 4_000_000, Spent(1.0, 8.0), "NVIDIA H100 80GB HBM3"))
       4,000,000 tokens/s, MFU 44.7% of 989 TFLOP/s a device, 6 (N - untied ...) + 6 L d T FLOPs ...
     """
     peak = peak_flops(device_kind or jax.devices()[0].device_kind)
     flops = tokens * models.flops_per_token(config.model, config.context)
-    mfu = None if peak is None else flops / (seconds * devices * peak)
-    return Speed(tokens / seconds, peak, mfu)
+    mfu = None if peak is None else flops / (spent.device_seconds * peak)
+    return Speed(tokens / spent.seconds, peak, mfu)

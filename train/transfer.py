@@ -36,6 +36,7 @@ from train.run_folder import (
 from train.sharding import make_mesh, replicated
 from train.state import TrainState, abstract_state
 from train.step_folders import damage, read_newest_whole, steps
+from train.stopwatch import NOTHING_SPENT
 from train.vocabulary import check_vocabulary
 from train.weights import About, load_weights, read_about, save_weights
 
@@ -98,7 +99,7 @@ def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             about = read_about(path)
             write_config(folder / IMPORTED, Imported(digest, about.config_hash, about.step))
-            checkpointer.save(0, state, seconds=0.0)
+            checkpointer.save(0, state, NOTHING_SPENT)
         finally:
             checkpointer.close()
 

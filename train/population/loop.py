@@ -26,7 +26,7 @@ from train.population.recorder import PopulationRecorder
 from train.progress import Progress
 from train.records import FinalRecord
 from train.run_folder import check_writable, claim, finished, held
-from train.stopwatch import Stopwatch
+from train.stopwatch import NOTHING_SPENT, Stopwatch
 from train.vocabulary import check_vocabulary
 
 
@@ -117,7 +117,7 @@ class _Run:
         )
         restored = self._checkpointer.restore(program.target)
         self._state = restored.state if restored else program.init()
-        self._clock = Stopwatch(restored.seconds if restored else 0.0)
+        self._clock = Stopwatch(program.mesh.size, restored.spent if restored else NOTHING_SPENT)
         self._start = int(self._state.step)
         self._records = PopulationRecorder(
             program.configs, folders, dataset, finals, after_step=self._start
@@ -155,7 +155,7 @@ class _Run:
                     with self._clock.paused():
                         self._between_steps(step, stop)
         self._checkpointer.wait()  # Whoever finds final records finds the last state, too.
-        records.end(records.running, config.steps, self._program, self._clock.seconds)
+        records.end(records.running, config.steps, self._program, self._clock.spent)
         if stop.signum:  # It came with the last step: the caller must not go on to other runs.
             raise Interrupted(stop.signum, config.steps)
         return records.finals
@@ -175,7 +175,7 @@ class _Run:
             self._end_broken(step)  # And at no other step: a stop must not change what is recorded.
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
             self._records.sync()
-            self._checkpointer.save(step, self._state, self._clock.seconds)
+            self._checkpointer.save(step, self._state, self._clock.spent)
         if stop.signum and step < self._config.steps:
             raise Interrupted(stop.signum, step)
 
@@ -193,7 +193,7 @@ class _Run:
         logged = running if self._is_due(step, config.log_every) else stuck
         if logged:
             records.step(logged, step, metrics, seconds)
-        records.end(stuck, step, self._program, seconds)
+        records.end(stuck, step, self._program, self._clock.spent)
         tokens = (step - self._start) * config.tokens_per_step * len(self._program.configs)
         progress = Progress(
             step,
@@ -211,7 +211,7 @@ class _Run:
         broken = [m for m in records.running if not np.isfinite(norms[:, m]).all()]
         if not self._is_due(step, self._config.log_every):
             records.step(broken, step, self._metrics, seconds)
-        records.end(broken, step, self._program, seconds)
+        records.end(broken, step, self._program, self._clock.spent)
 
     def _evaluate(self, step: int, members: Sequence[int]) -> None:
         config = self._config

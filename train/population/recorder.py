@@ -15,6 +15,7 @@ from train.population.program import PopulationProgram
 from train.recorder import Recorder
 from train.records import FinalRecord
 from train.run_folder import RECORDS
+from train.stopwatch import Spent
 
 
 class PopulationRecorder:
@@ -94,13 +95,12 @@ class PopulationRecorder:
             self._recorders[member].evaluation(step, loss, self._share(seconds))
 
     def end(
-        self, members: Iterable[int], step: int, program: PopulationProgram, seconds: float
+        self, members: Iterable[int], step: int, program: PopulationProgram, spent: Spent
     ) -> None:
         """The last line of some members."""
         for member in members:
-            self._finals[member] = self._recorders[member].final(
-                step, program, self._share(seconds)
-            )
+            share = Spent(*map(self._share, spent))
+            self._finals[member] = self._recorders[member].final(step, program, share)
 
     def sync(self) -> None:
         """Waits until all lines are on the disk."""
