@@ -1,4 +1,4 @@
-"""A disk that takes no more, or nothing at all: said in a sentence, and nothing whole is lost."""
+"""A disk that is full, fails or is read-only: said in a sentence, and nothing whole is lost."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from tests.disks import ROOT, needs_mounts, on_own_disk, python
 from tests.runs import arrays_in, numbers_in
-from train.disk import DiskFullError, check_room, full_disk_explained
+from train.disk import DiskError, check_room, disk_explained
 from train.run_folder import check_writable
 
 pytestmark = pytest.mark.faults
@@ -27,13 +27,13 @@ SAVE_UNTIL_FULL = """
 import sys
 from pathlib import Path
 from tests.test_checkpoint_damage import check_is_of, restored, save
-from train.disk import DiskFullError
+from train.disk import DiskError
 
 folder = Path(sys.argv[1]) / "checkpoints"
 for step in range(1, 100):
     try:
         save(folder, step)
-    except DiskFullError as error:
+    except DiskError as error:
         print(error)
         break
 check_is_of(step - 1, restored(folder))
@@ -47,7 +47,7 @@ BEGIN = """
 import subprocess
 import sys
 from pathlib import Path
-from train.disk import DiskFullError
+from train.disk import DiskError
 from train.run_folder import held
 
 disk = Path(sys.argv[1])
@@ -56,7 +56,7 @@ for files in (1, 2, 3):
     try:
         with held(disk / "run"):
             print("held")
-    except DiskFullError as error:
+    except DiskError as error:
         print(str(error).partition(":")[0])
 """
 
@@ -64,13 +64,13 @@ SAVE_WEIGHTS = """
 import sys
 from pathlib import Path
 import numpy as np
-from train.disk import DiskFullError
+from train.disk import DiskError
 from train.weights import About, save_weights
 
 try:
     params = {"w": np.ones(10**6, np.float32)}
     save_weights(Path(sys.argv[1]), params, About(config_hash="", step=0, model={}))
-except DiskFullError as error:
+except DiskError as error:
     print(str(error).partition(":")[0])
 print(list(Path(sys.argv[1]).iterdir()))
 """
@@ -86,6 +86,43 @@ try:
     loop.train(tiny.run_config(Path(sys.argv[1])), Path(sys.argv[2]))
 except ValueError as error:
     print(error)
+"""
+
+
+FAIL = """
+import subprocess
+import sys
+import time
+from pathlib import Path
+import chex
+from tests import tiny
+from tests.runs import arrays_in, numbers_in
+from train import loop
+from train.disk import DiskError
+
+cache, run, undisturbed = map(Path, sys.argv[1:])
+config = tiny.run_config(cache, checkpoint_every=2)
+loop.train(config, undisturbed)
+
+def remount(options):
+    while subprocess.call(["mount", "-o", f"remount,{options}", run / "checkpoints"]):
+        time.sleep(0.01)  # Something is still open.
+
+def fail(progress):
+    while progress.step == 3 and not (run / "checkpoints" / "2").exists():
+        time.sleep(0.01)
+    if progress.step == 3:
+        remount("ro")
+
+try:
+    loop.train(config, run, on_progress=fail)
+except DiskError as error:
+    print(error)
+print([path.name for path in (run / "checkpoints").iterdir()])
+remount("rw")
+loop.train(config, run)
+assert numbers_in(run) == numbers_in(undisturbed)
+chex.assert_trees_all_equal(arrays_in(run, config.steps), arrays_in(undisturbed, config.steps))
 """
 
 
@@ -107,13 +144,28 @@ def disk(tmp_path):
 )
 def test_a_full_disk_is_one_sentence_whoever_found_it(error, tmp_path):
     sentence = r"takes no more \(.*make room, and the same command goes on"
-    with pytest.raises(DiskFullError, match=sentence), full_disk_explained(tmp_path):
+    with pytest.raises(DiskError, match=sentence), disk_explained(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, os.strerror(errno.EIO), "file"),
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "file"),
+        OSError(errno.ESTALE, os.strerror(errno.ESTALE), "file"),
+        ValueError(f"UNKNOWN: Error writing: {os.strerror(errno.EIO)} [5]"),
+    ],
+)
+def test_a_disk_that_fails_is_one_sentence_too(error, tmp_path):
+    sentence = r"has failed \(.*\): see to the disk, and the same command goes on"
+    with pytest.raises(DiskError, match=sentence), disk_explained(tmp_path):
         raise error
 
 
 def test_a_save_that_cannot_come_to_its_end_is_not_begun(tmp_path):
     check_room(tmp_path, 1000)
-    with pytest.raises(DiskFullError, match=r"has room for .* and a checkpoint takes 1e\+06 TB"):
+    with pytest.raises(DiskError, match=r"has room for .* and a checkpoint takes 1e\+06 TB"):
         check_room(tmp_path, 10**18)
 
 
@@ -123,7 +175,7 @@ def test_a_file_system_that_does_not_say_its_size_is_tried(tmp_path, monkeypatch
 
 
 def test_other_errors_are_left_as_they_are(tmp_path):
-    with pytest.raises(PermissionError), full_disk_explained(tmp_path):
+    with pytest.raises(PermissionError), disk_explained(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -147,7 +199,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_room_is_all_that_is_missing(d
     assert result.stdout.startswith(f"{disk}/checkpoints takes no more (No space left on device)")
     assert result.stdout.endswith("True\n")
     # TensorStore may print what its other writes met, after Orbax has given up on them.
-    assert "DiskFullError" not in result.stderr
+    assert "DiskError" not in result.stderr
 
 
 @needs_mounts
@@ -174,7 +226,7 @@ def test_every_command_that_meets_a_full_disk_says_so(disk):
     report = python("-m", "train", "report", runs, "--out", disk / "report")
     result = on_own_disk(disk, "size=8k", f"{report} >&2; echo status $?")
     assert result.stdout == "status 1\n", result.stderr
-    assert "disk full: the disk takes no more (No space left on device): make room" in result.stderr
+    assert "disk: the disk takes no more (No space left on device): make room" in result.stderr
 
 
 @needs_mounts
@@ -184,6 +236,19 @@ def test_a_read_only_folder_is_refused_before_anything_is_compiled(disk):
     result = on_own_disk(disk, "ro", train)
     assert result.stdout.startswith(f"{disk}/run cannot be written to (Read-only file system)")
     assert result.returncode == 0, result.stderr
+
+
+@needs_mounts
+@pytest.mark.slow
+def test_a_disk_that_turns_read_only_meanwhile_keeps_what_it_has_and_the_run_goes_on_later(disk):
+    checkpoints = disk.parent / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    train = python("-c", FAIL, disk.parent / "cache", checkpoints.parent, disk)
+    result = on_own_disk(checkpoints, "size=40m", train)
+    assert result.returncode == 0, result.stderr
+    said, held = result.stdout.splitlines()
+    assert said.startswith(f"{checkpoints} has failed (Read-only file system): see to the disk")
+    assert held == "['2']"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from train.data import open_dataset
-from train.disk import DiskFullError
+from train.disk import DiskError
 from train.recorder import Recorder
 from train.records import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
 from train.so_far import SoFar
@@ -94,10 +94,10 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_r
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(DiskFullError, match=r"takes no more \(No space left on device\)"):
+        with pytest.raises(DiskError, match=r"takes no more \(No space left on device\)"):
             recorder.sync()
         patch.setattr(RecordWriter, "write", lambda self, record: full(0))
-        with pytest.raises(DiskFullError, match="make room, and the same command goes on"):
+        with pytest.raises(DiskError, match="make room, and the same command goes on"):
             recorder.step(6, metrics(5.0), 1.0)
     recorder.close()
     recorder = Recorder(path, config, dataset, 4)

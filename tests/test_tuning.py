@@ -19,7 +19,7 @@ from rich.console import Console
 from tests import tiny
 from tests.test_tuning_report import START, write_trial
 from train.config import Experiment
-from train.disk import DiskFullError
+from train.disk import DiskError
 from train.display import RunDisplay
 from train.interrupts import Interrupted
 from train.optimizer_configs import AdamW, Lion, StratOpt
@@ -270,7 +270,7 @@ def test_a_full_disk_is_told_by_a_tuning(tuning, folder, display, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(JournalFileBackend, "append_logs", full)
-    with pytest.raises(DiskFullError, match=r"takes no more .* the same command goes on"):
+    with pytest.raises(DiskError, match=r"takes no more .* the same command goes on"):
         tune(tuning, folder, display)
 
 

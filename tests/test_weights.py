@@ -22,7 +22,7 @@ from train.checkpoint_trees import named_leaves
 from train.checkpointing import Checkpointer
 from train.config import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
-from train.disk import DiskFullError
+from train.disk import DiskError
 from train.loop import train
 from train.program import build_program
 from train.records import EvalRecord, RunRecord, read_records
@@ -106,7 +106,7 @@ def test_a_write_that_fails_leaves_nothing_half_done(
         raise safetensors.SafetensorError("No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(DiskFullError, match=r"out takes no more \(No space left on device\): make"):
+    with pytest.raises(DiskError, match=r"out takes no more \(No space left on device\): make"):
         save_weights(saved.parent, PARAMS, ABOUT)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == ["model.safetensors"]

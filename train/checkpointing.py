@@ -25,7 +25,7 @@ from train.checkpoint_identity import check_identity, check_step
 from train.checkpoint_trees import first_difference
 from train.config import RunConfig, config_hash
 from train.data import Dataset
-from train.disk import check_room, full_disk_explained
+from train.disk import check_room, disk_explained
 from train.run_folder import CHECKPOINTS
 from train.state import TrainState
 from train.step_folders import (
@@ -35,6 +35,7 @@ from train.step_folders import (
     newest_whole,
     read_newest_whole,
     steps,
+    try_to_begin,
     unfinished,
 )
 from train.stopwatch import Spent
@@ -98,15 +99,16 @@ class Checkpointer:
         """Starts an asynchronous save; returns as soon as the state may be donated again.
 
         Raises:
-          DiskFullError: If there is no room, or was none for the save before.
+          DiskError: If the disk is full or fails, or did with the save before.
         """
         self.wait()
         give_back_freed_memory()  # What the last save left splits the room of a step's temporaries.
-        with full_disk_explained(self._folder):
+        with disk_explained(self._folder):
             if self._is_first:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 discard_unfinished(self._folder)
                 check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                try_to_begin(self._folder, step)
             self._orbax.save(
                 unfinished(self._folder, step),
                 args=ocp.args.Composite(
@@ -156,11 +158,11 @@ class Checkpointer:
         """Returns when the save under way, if there is one, is on the disk.
 
         Raises:
-          DiskFullError: If there was no room for it; the checkpoints before it stay.
+          DiskError: If the disk was full or failed; the checkpoints before it stay.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
-            with full_disk_explained(self._folder):
+            with disk_explained(self._folder):
                 saving.result()
 
     def close(self) -> None:

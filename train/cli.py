@@ -17,13 +17,13 @@ from train.allocator import share_heap
 from train.commands import COMMANDS
 from train.commands.terminal import console
 from train.compile_cache import keep_programs
-from train.disk import DiskFullError, full_disk_explained
+from train.disk import DiskError, disk_explained
 from train.plain_text import plain
 from train.stuck import StuckError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with 0, 1 (stuck, disk full) or 2 (wrong input)."""
+    """Runs one command; exits with 0, 1 (stuck, or the disk) or 2 (wrong input)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] not in COMMANDS:
         _usage(asked=arguments[:1] in (["--help"], ["-h"]), wrong=arguments[:1])
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(COMMANDS[arguments[0]], arguments[1:])
     except StuckError as error:
         _fail("stuck", error, status=1)
-    except DiskFullError as error:
-        _fail("disk full", error, status=1)
+    except DiskError as error:
+        _fail("disk", error, status=1)
     except ValueError as error:
         _fail("error", error, status=2)
 
@@ -46,7 +46,7 @@ def _run(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     try:
         command(arguments)
     except OSError:
-        with full_disk_explained("the disk"):  # Which one, only the writers know that say so.
+        with disk_explained("the disk"):  # Which one, only the writers know that say so.
             raise
 
 

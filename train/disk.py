@@ -1,4 +1,4 @@
-"""When a disk takes no more: said in one sentence, and nothing that was whole on it is lost."""
+"""When a disk is full or fails: said in one sentence, and nothing that was whole on it is lost."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from pathlib import Path
 
 from train.units import size
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_WAY_OUT = "make room, and the same command goes on from what was written whole."
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the system's errors."""
+
+_FAILED = (
+    errno.EIO,
+    errno.EROFS,  # What Linux makes of a disk with errors that is in use.
+    errno.ESTALE,  # A folder of the network that went away.
+)
+_GOES_ON = "and the same command goes on from what was written whole."
 
 
-class DiskFullError(RuntimeError):
-    """A disk without room, or a quota that is used up; the same command goes on when there is."""
+class DiskError(RuntimeError):
+    """A disk without room, or one that cannot be used any more."""
 
 
 @contextmanager
-def full_disk_explained(folder: Path | str) -> Iterator[None]:
-    """Turns a full disk, met while writing, into a sentence.
+def disk_explained(folder: Path | str) -> Iterator[None]:
+    """Turns a full or a failing disk, met while writing, into a sentence.
 
     Args:
       folder: What is written to inside, or its name.
 
     Raises:
-      DiskFullError: If there was no room; all other errors pass.
+      DiskError: If there was no room, or the disk failed; all other errors pass.
     """
     try:
         yield
     except Exception as error:
-        reason = _reason(error)
-        if reason is None or isinstance(error, DiskFullError):
+        sentence = _sentence(error)
+        if sentence is None or isinstance(error, DiskError):
             raise
-        raise DiskFullError(f"{folder} takes no more ({reason}): {_WAY_OUT}") from error
+        raise DiskError(f"{folder} {sentence}, {_GOES_ON}") from error
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -46,20 +53,22 @@ def check_room(folder: Path, needed: int) -> None:
       needed: Bytes, at least.
 
     Raises:
-      DiskFullError: If fewer are free.
+      DiskError: If fewer are free.
     """
     disk = shutil.disk_usage(folder)
     if disk.total and disk.free < needed:  # A file system of a program's own may not say.
-        raise DiskFullError(
+        raise DiskError(
             f"{folder} has room for {size(disk.free)} and a checkpoint takes {size(needed)}: "
-            f"{_WAY_OUT}"
+            f"make room, {_GOES_ON}"
         )
 
 
-def _reason(error: Exception) -> str | None:
-    for number in _FULL:
+def _sentence(error: Exception) -> str | None:
+    for number in (*FULL, *_FAILED):
         reason = os.strerror(number)
         # TensorStore passes the system's words on, in an error of another kind.
         if getattr(error, "errno", None) == number or reason in str(error):
-            return reason
+            if number in FULL:
+                return f"takes no more ({reason}): make room"
+            return f"has failed ({reason}): see to the disk"
     return None

@@ -71,7 +71,7 @@ def train(
       ValueError: If the configuration does not fit the data, the devices or what the folder holds,
         or another process writes into it, or none can; raised before anything is written.
       Interrupted: If a signal asked to stop; the state is saved.
-      DiskFullError: If there is no room for records or a checkpoint; what is whole stays so.
+      DiskError: If the disk is full or fails; what is whole on it stays so.
       OutOfMemoryError: If a device's memory is not enough, while compiling or at a step.
       StuckError: After `config.max_consecutive_skips` non-finite steps in a row, or before a
         checkpoint would hold a non-finite parameter; a final record says that the run diverged.

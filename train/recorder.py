@@ -18,7 +18,7 @@ from train.agreement import from_first
 from train.config import Entry, RunConfig, config_hash, to_dict
 from train.contestants import Contestant
 from train.data import Dataset
-from train.disk import full_disk_explained
+from train.disk import disk_explained
 from train.records import (
     CostRecord,
     DataSummary,
@@ -70,7 +70,7 @@ class Recorder:
 
     Raises:
       ValueError: If a tracker's package is not installed, or lines of steps before are missing.
-      DiskFullError: If there is no room for a line, here or in any method; none is half written.
+      DiskError: If there is no room for a line, here or in any method; none is half written.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Recorder:
         self._trackers = [
             open_tracker(name, path.parent, run, after_step) for name in track if first
         ]
-        with full_disk_explained(self._folder):
+        with disk_explained(self._folder):
             self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
         kept = b"".join(map(encode, self._writer.kept)) if self._writer else b""
         records = [decode(line) for line in from_first(kept).splitlines()]
@@ -175,7 +175,7 @@ class Recorder:
     def sync(self) -> None:
         """Waits until all lines are on the disk."""
         if self._writer:
-            with full_disk_explained(self._folder):
+            with disk_explained(self._folder):
                 self._writer.sync()
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class Recorder:
         self._so_far.see(record)
         self._watch.see(record)
         if self._writer:
-            with full_disk_explained(self._folder):
+            with disk_explained(self._folder):
                 self._writer.write(record)
         if not isinstance(record, RunRecord | CostRecord | SpikeRecord):  # Those are no curves.
             for tracker in self._trackers:

@@ -12,7 +12,7 @@ from typing import Any
 
 from train.atomic import write_whole
 from train.config import RunConfig, first_difference, on_any_mesh, to_dict
-from train.disk import full_disk_explained
+from train.disk import FULL, disk_explained
 from train.locking import locked
 from train.records import FinalRecord, read_records
 from train.typed_json import read_json
@@ -33,18 +33,20 @@ def check_writable(folder: Path) -> None:
 
     Raises:
       ValueError: If it cannot, by permissions or because the disk is read-only.
-      DiskFullError: If there is no room for one more file.
+      DiskError: If there is no room for one more file.
     """
     try:
-        with full_disk_explained(folder):
-            for place in (folder, folder / CHECKPOINTS):
-                # A try, since root passes every permission and a full disk has none to look at.
-                with tempfile.TemporaryFile(dir=_nearest(place)):
-                    pass
-            for file in (folder / RECORDS, folder / LOCK):
-                if file.exists():
-                    file.open("ab").close()
+        # A try, since root passes every permission and a full disk has none to look at.
+        for place in (folder, folder / CHECKPOINTS):
+            with tempfile.TemporaryFile(dir=_nearest(place)):
+                pass
+        for file in (folder / RECORDS, folder / LOCK):
+            if file.exists():
+                file.open("ab").close()
     except OSError as error:
+        with disk_explained(folder):
+            if error.errno in FULL:
+                raise
         raise ValueError(
             f"{folder} cannot be written to ({error.strerror}): choose another --out, or have it "
             "made writable."
@@ -78,12 +80,12 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
       BusyError: If another process is at work in it.
       ValueError: If it cannot be written to.
-      DiskFullError: If there is no room for it.
+      DiskError: If there is no room for it.
     """
     check_writable(folder)
     with contextlib.ExitStack() as stack:
         try:
-            with full_disk_explained(folder):
+            with disk_explained(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 refuse_links(folder)
                 stack.enter_context(locked(folder / LOCK, wait=False))
@@ -172,7 +174,7 @@ def write_config(path: Path, config: object) -> None:
     """Writes a configuration, or another dataclass, as JSON; a crash leaves a whole file or none.
 
     Raises:
-      DiskFullError: If there is no room.
+      DiskError: If there is no room.
     """
-    with full_disk_explained(path.parent):
+    with disk_explained(path.parent):
         write_whole(path, json.dumps(to_dict(config), indent=2).encode() + b"\n")

@@ -34,6 +34,16 @@ def unfinished(folder: Path, step: int) -> Path:
     return folder / f"{_UNFINISHED}{step}"
 
 
+def try_to_begin(folder: Path, step: int) -> None:
+    """Makes the folder that a step would be written to, and removes it again.
+
+    Orbax makes it in the background, and threads of its own wait minutes for one that a failing
+    disk will never have.
+    """
+    unfinished(folder, step).mkdir()
+    unfinished(folder, step).rmdir()
+
+
 def finish(folder: Path, step: int, keep: int) -> None:
     """Turns what was written into a checkpoint, and leaves the newest `keep` of them."""
     seal(unfinished(folder, step))

@@ -56,7 +56,7 @@ def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bo
     Raises:
       ValueError: If the folder holds no run or no such checkpoint that is whole, or the files can
         not be written.
-      DiskFullError: If there is no room for them.
+      DiskError: If there is no room for them.
     """
     config = read_run_config(run / CONFIG)
     check_writable(out)

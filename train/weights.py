@@ -27,7 +27,7 @@ import safetensors.numpy
 import models
 from train.atomic import replacing, write_whole
 from train.checkpoint_trees import named_leaves
-from train.disk import full_disk_explained
+from train.disk import disk_explained
 from train.typed_json import from_json, to_json
 
 SCHEMA = 1
@@ -72,7 +72,7 @@ def save_weights(
       The path of the tensors.
 
     Raises:
-      DiskFullError: If there is no room.
+      DiskError: If there is no room.
     """
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in _named(params).items()}
     if not stacked:
@@ -80,7 +80,7 @@ def save_weights(
     hashes = {name: _sha256(tensor) for name, tensor in sorted(tensors.items())}
     about = dataclasses.replace(about, sha256=hashes)
     path = folder / FILE
-    with full_disk_explained(folder):
+    with disk_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
         described = to_json(about) | {"file_sha256": _write(path, tensors, about)}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train.data import open_dataset
-from train.disk import full_disk_explained
+from train.disk import disk_explained
 from train.display import RunDisplay
 from train.run_folder import check_owner, finished, refuse_links
 from train.sharding import check_mesh
@@ -55,7 +55,7 @@ def tune(
       ValueError: If the folder holds another tuning or a link, the configuration does not fit the
         data or the devices, or the population has no members.
       Interrupted: If a signal asked to stop; the same call goes on from there.
-      DiskFullError: If there is no room; likewise.
+      DiskError: If there is no room; likewise.
     """
     if population < 1:
         raise ValueError(f"population={population} is not allowed: it must be at least 1.")
@@ -68,7 +68,7 @@ def tune(
     if train_all is None:
         train_all = OneByOne(dataset) if population == 1 else Together(dataset)
     shown: set[str] = set()
-    with full_disk_explained(folder):
+    with disk_explained(folder):
         while True:
             try:
                 with Heartbeat(folder / "workers", stale_after) as heartbeat:
