@@ -1,6 +1,7 @@
 """A lock is held by one process at a time, and dies with it."""
 
 import contextlib
+import errno
 import signal
 import subprocess
 import sys
@@ -62,10 +63,24 @@ def test_who_waits_gets_the_lock_when_its_holder_dies(tmp_path):
         assert waiting.result(timeout=30)
 
 
-def test_a_file_system_without_locks_is_said_so(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError("no locks here")
+@pytest.fixture
+def no_locks(monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+def test_a_file_system_without_locks_is_said_so(no_locks, tmp_path):
     with locked(tmp_path / "lock") as is_held:
         assert not is_held
+
+
+def test_a_run_in_a_folder_without_locks_is_told_to_see_that_it_is_alone(
+    no_locks, tmp_path, caplog
+):
+    with held(tmp_path / "run"):
+        pass
+    assert caplog.messages == [
+        f"no file can be locked in {tmp_path}/run: see that nobody else writes there"
+    ]

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from train.allocator import share_heap
 from train.commands import COMMANDS
-from train.commands.terminal import console
+from train.commands.terminal import Terminal, console
 from train.compile_cache import keep_programs
 from train.disk import DiskError, disk_explained
 from train.plain_text import plain
@@ -67,4 +65,4 @@ def _fail(word: str, error: Exception, *, status: int) -> None:
 
 def _say(word: str, style: str, message: str) -> None:
     # Its own console: the message goes to standard error, whatever the output is piped to.
-    Console(stderr=True).print(plain(f"{word}: ", style) + plain(message))
+    Terminal(stderr=True).print(plain(f"{word}: ", style) + plain(message))

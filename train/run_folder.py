@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from train.disk import FULL, disk_explained
 from train.locking import locked
 from train.records import FinalRecord, read_records
 from train.typed_json import read_json
+
+_log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
@@ -88,7 +91,10 @@ def held(folder: Path) -> Iterator[None]:
             with disk_explained(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 refuse_links(folder)
-                stack.enter_context(locked(folder / LOCK, wait=False))
+                if not stack.enter_context(locked(folder / LOCK, wait=False)):
+                    _log.warning(
+                        "no file can be locked in %s: see that nobody else writes there", folder
+                    )
         except BlockingIOError as error:
             raise BusyError(
                 f"another process is writing into {folder}: wait for it, stop it, or choose "

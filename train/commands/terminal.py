@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any, TypeVar
 
 import tyro
@@ -9,8 +11,29 @@ from rich.console import Console
 
 from train.stopping import stopping
 
-console = Console()
 T = TypeVar("T")
+
+
+class Terminal(Console):
+    """Falls silent when nobody is there to read it any more: what it tells of goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Writes to nowhere from now on, and so does Python, which empties the file as it ends."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:  # A terminal that was closed, where a pipe is broken.
+                raise
+            self.on_broken_pipe()
+
+
+console = Terminal()
 
 
 def parse(options: type[T], command: str, arguments: list[str], default: T | None = None) -> T:
