@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.torture import TINY, Moment, finish, recorded, started
+from tests.torture import TINY, finish, further, started
 from train import loop
 from train.config import MeshConfig, config_hash
 from train.interrupts import Interrupted
@@ -39,12 +39,6 @@ COMMAND = [
 def losses_of(run: Path) -> list[tuple[int, float]]:
     records = read_records(run / "records.jsonl")
     return [(r.step, r.loss) for r in records if isinstance(r, StepRecord | EvalRecord)]
-
-
-def further(run: Path) -> Moment:
-    """When some steps have been recorded beyond those that there are now."""
-    is_there = (run / "records.jsonl").exists()
-    return recorded(run, 9 + (losses_of(run)[-1][0] if is_there else 0))
 
 
 def assert_same_losses(run: Path, undisturbed: Path) -> None:
@@ -92,7 +86,7 @@ def test_a_run_goes_on_with_eight_four_two_one_and_eight_devices(optimizer, tmp_
     for some, other_mesh in first:
         words = [*COMMAND, *other_mesh.split(), f"optimizer:{optimizer}"]
         with started(run.parent, *words, devices=some) as process:
-            process.until(further(run)).send(signal.SIGTERM)
+            process.until(further(run, steps=9)).send(signal.SIGTERM)
             assert_stopped(*process.ended())
     finish(run.parent, *COMMAND, *mesh.split(), f"optimizer:{optimizer}", devices=devices)
     assert_same_losses(run, undisturbed / "run")
@@ -112,12 +106,12 @@ def test_two_processes_go_on_as_one_and_as_two_again(tmp_path):
     undisturbed.mkdir()
     finish(undisturbed, *COMMAND)
     with two_processes(run.parent, "--mesh.fsdp", "8", devices=4) as (first, second):
-        first.until(further(run))
+        first.until(further(run, steps=9))
         second.send(signal.SIGTERM)
         assert_stopped(*first.ended())
         assert second.ended()[0] == 0
     with started(run.parent, *COMMAND, "--mesh.fsdp", "4", devices=4) as process:
-        process.until(further(run)).send(signal.SIGTERM)
+        process.until(further(run, steps=9)).send(signal.SIGTERM)
         assert_stopped(*process.ended())
     with two_processes(run.parent, "--mesh.fsdp", "2", devices=1) as (first, second):
         assert [process.ended()[0] for process in (first, second)] == [0, 0]

@@ -16,6 +16,7 @@ from tests.torture import (
     ended,
     exists,
     finish,
+    further,
     holds_a_lock,
     prepared,
     recorded,
@@ -28,7 +29,7 @@ from tests.torture import (
 pytestmark = pytest.mark.torture
 
 COMMAND = [
-    "run", "nano", *TINY, "--steps", "120", "--checkpoint-every", "40", "--out", "run",
+    "run", "nano", *TINY, "--steps", "1000", "--checkpoint-every", "200", "--out", "run",
     "--stop-status", "75",
 ]  # fmt: skip
 SAVED = "the state is saved"
@@ -52,26 +53,28 @@ def undisturbed(tmp_path_factory):
 def test_a_run_stopped_in_every_way_ends_in_the_bits_of_an_undisturbed_one(tmp_path, undisturbed):
     rng = seeded()
     run = tmp_path / "run"
+    # Each moment lies beyond what the process before may have done on its way out.
     stops = [
-        (exists(tmp_path, "cache/jax/jit_train_step*"), [SIGTERM], 75, KEPT),  # while it compiles
-        (exists(tmp_path, "cache/jax/jit_train_step*"), [SIGINT], 130, KEPT),
-        (recorded(run, 2), [SIGTERM], 75, SAVED),
-        (recorded(run, 10), [SIGUSR1], 75, SAVED),
-        (recorded(run, 20), [SIGHUP], 75, SAVED),
-        (recorded(run, 30), [SIGINT], 130, SAVED),
-        (saving(run, after=30), [SIGTERM, SIGTERM], 75, SAVED),
-        (recorded(run, rng.randrange(60, 70, 2)), [SIGINT, SIGTERM], 75, SAVED),
-        (saving(run, after=70), [SIGINT, SIGINT], 130, "stopped by SIGINT"),
+        (exists(tmp_path, "cache/jax/jit_train_step*"), [SIGTERM], {75}, KEPT),  # while it compiles
+        (exists(tmp_path, "cache/jax/jit_train_step*"), [SIGINT], {130}, KEPT),
+        (further(run), [SIGTERM], {75}, SAVED),
+        (further(run, to=10), [SIGUSR1], {75}, SAVED),
+        (further(run, to=20), [SIGHUP], {75}, SAVED),
+        (further(run, to=30), [SIGINT], {130}, SAVED),
+        (saving(run, after=30), [SIGTERM, SIGTERM], {75}, SAVED),
+        # The second may come when the first has been obeyed: steps take 3 milliseconds.
+        (further(run, to=rng.randrange(260, 270, 2)), [SIGINT, SIGTERM], {75, 130}, SAVED),
+        (saving(run, after=270), [SIGINT, SIGINT], {130}, "stopped by SIGINT"),
     ]
     for moment, signals, expected, sentence in stops:
         shutil.rmtree(tmp_path / "cache" / "jax", ignore_errors=True)  # So that it compiles anew.
         with started(tmp_path, *COMMAND) as process:
             status, printed = process.until(moment).send(*signals, apart=0.0).ended()
-        assert status == expected, printed
+        assert status in expected, printed
         assert sentence in printed
         assert "Traceback" not in printed
     finish(tmp_path, *COMMAND)
-    assert_same_run(run, undisturbed, step=120)
+    assert_same_run(run, undisturbed, step=1000)
 
 
 def test_a_run_outlives_its_terminal_until_its_state_is_saved(tmp_path, undisturbed):
@@ -84,7 +87,7 @@ def test_a_run_outlives_its_terminal_until_its_state_is_saved(tmp_path, undistur
         assert process.send(SIGHUP).ended()[0] == 75
     assert int(max(path.name for path in (run / "checkpoints").iterdir())) >= 20
     finish(tmp_path, *COMMAND)
-    assert_same_run(run, undisturbed, step=120)
+    assert_same_run(run, undisturbed, step=1000)
 
 
 @pytest.mark.parametrize(("signum", "expected"), [(SIGTERM, 0), (SIGINT, 130)])

@@ -214,7 +214,19 @@ def exists(folder: Path, pattern: str, count: int = 1) -> Moment:
 
 def recorded(run: Path, step: int) -> Moment:
     """When a step has been recorded."""
-    return lambda: f'"kind": "step", "schema": 1, "step": {step},' in _text(run)
+    return lambda: _last_step(run) >= step
+
+
+def further(run: Path, steps: int = 1, to: int = 0) -> Moment:
+    """When so many steps more are recorded than when this was first asked, and `to` of them."""
+    before: list[int] = []
+
+    def moment() -> bool:
+        last = _last_step(run)
+        before[:] = before or [last]
+        return last >= max(before[0] + steps, to)
+
+    return moment
 
 
 def ended(run: Path) -> Moment:
@@ -230,6 +242,11 @@ def saving(run: Path, after: int) -> Moment:
         return any(int(re.findall(r"\d+", name)[0]) > after for name in names)
 
     return moment
+
+
+def _last_step(run: Path) -> int:
+    steps = re.findall(r'"kind": "step", "schema": 1, "step": (\d+),', _text(run))
+    return int(steps[-1]) if steps else 0
 
 
 def _text(run: Path) -> str:
