@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Mapping, Set
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ def encode_parts(
     # Not forked: this process has threads, of JAX and of the tokenizers.
     context = multiprocessing.get_context("spawn")
     batches: SimpleQueue[tuple[int, int, int]] = context.SimpleQueue()
-    stop = context.Event()
+    stop = context.RawValue(ctypes.c_bool, False)  # No Event: a killed process may keep its lock.
     threads = max(1, cores() // workers)
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, context, _start, (task, batches, stop, threads)
@@ -92,7 +92,7 @@ def encode_parts(
             "'__main__':`. What is finished is kept: the same call goes on from there."
         ) from None
     finally:
-        stop.set()
+        stop.value = True
         pool.shutdown(cancel_futures=True)
 
 
@@ -101,7 +101,7 @@ class _StoppedError(Exception):
 
 
 def _start(
-    task: Task, batches: SimpleQueue[tuple[int, int, int]], stop: Event, threads: int
+    task: Task, batches: SimpleQueue[tuple[int, int, int]], stop: ctypes.c_bool, threads: int
 ) -> None:
     """Makes a process ready: it loads the tokenizer, and ends when the one that asks does."""
     global _task, _tokenizer, _told
@@ -110,7 +110,7 @@ def _start(
     os.environ["RAYON_NUM_THREADS"] = str(threads)
 
     def told(documents: int, text_bytes: int, finished: int) -> None:
-        if stop.is_set():
+        if stop.value:
             raise _StoppedError
         batches.put((documents, text_bytes, finished))
 
