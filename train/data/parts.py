@@ -159,11 +159,6 @@ def _info_file(folder: Path, index: int) -> Path:
     return folder / f"{index:05d}{FINISHED}"
 
 
-def _source(part: Part) -> str:
-    identity = [part.validates, *part.source.identity()]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-
-
 def _with_ends(tokenizer: Tokenizer, own: list[Routed], dtype: np.dtype) -> np.ndarray:
     end = np.array([tokenizer.end_of_document], dtype)
     arrays = [np.empty(0, dtype)]
