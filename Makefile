@@ -3,6 +3,8 @@
 #   make compare              train every optimizer on the embedded text and write the report
 #   make compare ARGS=--quick the same in about two minutes
 #   make test                 the test suite
+#   make test-library         that of the library alone: its tests and doctests
+#   make test-floor           the same on the oldest JAX that the library supports
 #   make torture              kill, damage and fill up for real: every promise of docs/train/faults.md
 #   make fuzz                 feed every reader of files with broken ones: an hour
 #   make bench                all benchmarks (CPU; wants a quiet machine)
@@ -26,7 +28,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(JAX)
 PY := $(VENV)/bin/python
 
-.PHONY: compare test test-all torture fuzz lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs docs-check check clean help
+.PHONY: compare test test-all test-library test-floor torture fuzz lint types wheel bench bench-gpu bench-torch bench-h100 bench-h100-step slurm-test study results-pages docs docs-check check clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +51,12 @@ test: $(READY)
 
 test-all: $(READY)
 	@$(PY) -m pytest -n 2 --dist worksteal -m 'not torture' $(ARGS)
+
+test-library: $(READY)
+	@$(PY) -m pytest -n 2 --dist worksteal -m 'not slow' optax_strat tests/optax_strat $(ARGS)
+
+test-floor:
+	@$(MAKE) --no-print-directory test-library JAX=floor VENV=$(VENV)-floor
 
 torture: $(READY)
 	@$(PY) -m pytest -n 2 --dist worksteal -m 'torture or faults' $(ARGS)

@@ -69,13 +69,15 @@ CONTENDERS: Mapping[str, Contender] = MappingProxyType(
             lambda: stratopt(RATE, mu_dtype="bfloat16"), floor=28, peer=CLIPPED
         ),
         "stratopt, bf16 both": Contender(
-            lambda: stratopt(RATE, mu_dtype="bfloat16", nu_dtype="bfloat16"), floor=24, peer=CLIPPED
+            lambda: stratopt(RATE, mu_dtype="bfloat16", second_moment="bfloat16"),
+            floor=24,
+            peer=CLIPPED,
         ),
         "stratopt, factored": Contender(
             # One read each for the norm, the means of the rows, those of the columns, the update.
             # XLA writes the squares of the largest leaves to sum them up in two directions, and all
             # that is read more than once counts more where leaves are small.
-            lambda: stratopt(RATE, mu_dtype="bfloat16", factored=True),
+            lambda: stratopt(RATE, mu_dtype="bfloat16", second_moment="factored"),
             floor=28,
             slack=4,
             temporary=1.6,

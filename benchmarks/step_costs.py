@@ -26,7 +26,7 @@ STEADY = (TIME - 1) / 2
 
 CONTESTANTS: dict[str, OptimizerConfig] = {
     **{key(kind()): kind() for kind, _ in map(get_args, get_args(OptimizerConfig))},
-    "stratopt, bf16": StratOpt(mu_dtype="bfloat16", nu_dtype="bfloat16"),
+    "stratopt, bf16": StratOpt(mu_dtype="bfloat16", second_moment="bfloat16"),
 }
 
 

@@ -46,14 +46,15 @@ nb_output_stderr = "remove-warn"  # so does what a library warns of
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_typehints = "none"  # signatures.py writes them
 python_maximum_signature_line_length = 88
 napoleon_use_rtype = False
 
-# Types of jax and of optax in signatures: their documentation lies elsewhere, and an inventory of
-# it would have to be fetched. State is a type variable.
+# Types of Python, jax and optax in signatures: their documentation lies elsewhere, and an inventory
+# of it would have to be fetched. State is a type variable.
 nitpick_ignore_regex = [
-    ("py:class", r"(jax\..*)?Array|State"),
-    ("py:class", r"GradientTransformation(ExtraArgs)?|(ScalarOr)?Schedule"),
+    ("py:class", r"(jax\..*)?Array(Like)?|DTypeLike|State"),
+    ("py:class", r"Params|Updates|OptState|(ScalarOr)?Schedule|GradientTransformation(ExtraArgs)?"),
 ]
 
 html_theme = "furo"

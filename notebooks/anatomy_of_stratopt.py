@@ -352,6 +352,7 @@ plt.show()
 #
 # ## What to change next
 #
-# - `reference_decay=0.9` in the run above: does α get calmer or wilder, and why?
-# - `stratum="type"` or `"block"`: fewer factors, less noise in each.
-# - The spike with `centred=True`, or with `b2=0.98`.
+# - `readings=StratoptReadings(reference_decay=0.9)` in the run above: does α get calmer or wilder,
+#   and why?
+# - `StratoptReadings(stratum="type")` or `"block"`: fewer factors, less noise in each.
+# - The spike with `StratoptReadings(centred=True)`, or with `b2=0.98`.

@@ -19,7 +19,7 @@ from flax import nnx
 from IPython.display import HTML
 
 from models import PRESETS, init
-from optax_strat import DEFAULT_RULES, aardvark, describe, layer_types, strata_names
+from optax_strat import DEFAULT_RULES, Layers, aardvark, describe, layer_types, strata_names
 
 WIDTH, HIDDEN, HEADS, LAYERS, VOCABULARY = 64, 256, 4, 3, 512
 KEY = jax.eval_shape(lambda: jax.random.key(0))
@@ -43,9 +43,9 @@ print(describe(params))
 # %%
 
 
-def show(tree, rules=DEFAULT_RULES):
+def show(tree, **options):
     """Each array's layer type and shape, in its place in the tree."""
-    labels = layer_types(tree, rules)
+    labels = layer_types(tree, **options)
     labels = jax.tree.map(lambda kind, array: f"{kind} {array.shape}", labels, tree)
     return HTML(treescope.render_to_html(labels))
 
@@ -208,10 +208,10 @@ except ValueError as error:
 # write:
 
 # %%
-rules = (*DEFAULT_RULES, (r"linear(_?\d+)?", "mlp"))
-optimizer = aardvark(3e-4, layer_types=rules)
-print(describe(haiku_params, layer_types=rules))
-show(haiku_params, rules)
+layers = Layers(rules=(*DEFAULT_RULES, (r"linear(_?\d+)?", "mlp")))
+optimizer = aardvark(3e-4, layers=layers)
+print(describe(haiku_params, layers=layers))
+show(haiku_params, layers=layers)
 
 # %% [markdown]
 # ## Names of Hugging Face
@@ -244,6 +244,7 @@ show(llama)
 #
 # - Put your own tree into `describe(...)`, and read the columns *type* and *decay* before you
 #   train.
-# - Add a rule in front of `DEFAULT_RULES` to overrule: `(("mlp/gate", "other"), *DEFAULT_RULES)`.
+# - Add a rule in front of `DEFAULT_RULES` to overrule, with a type of your own:
+#   `Layers(rules=(("mlp/gate", "gate"), *DEFAULT_RULES))`.
 # - Stack your layers under another name than `layers` or `blocks`, and say
-#   `stacked=("decoder",)`.
+#   `Layers(stacked=("decoder",))`.

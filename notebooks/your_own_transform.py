@@ -37,7 +37,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # one of the checks wants a mesh
 
 # %%
 class EqualizeState(NamedTuple):
-    """The number of steps, and the average norm of each layer type, float32 of shape (6,)."""
+    """The number of steps, and the average norm of each layer type, float32 of shape (7,)."""
 
     count: jax.Array
     norms: jax.Array
@@ -81,13 +81,14 @@ for kind, norm in norms_by_layer_type(updates).items():
 # %% [markdown]
 # ## The conformance suite
 #
-# `tests/test_conformance.py` asks of every entry of one table what Optax asks of its own
-# optimizers. In a clone, add a line to `TABLE` in `tests/optimizers.py` and run
-# `pytest tests/test_conformance.py -k equalize`. Here the checks are called plainly; no error
-# means that it passed.
+# `tests/optax_strat/test_conformance.py` asks of every entry of one table what Optax asks of its
+# own optimizers. In a clone, add a line to `TABLE` in `tests/optimizers.py` and run
+# `pytest tests/optax_strat/test_conformance.py -k equalize`. Here the checks are called plainly; no
+# error means that it passed.
 
 # %%
-from tests import optimizers, test_conformance
+from tests import optimizers
+from tests.optax_strat import test_conformance
 
 
 def equalized_sgd(learning_rate):

@@ -6,25 +6,27 @@ transformations over any tree of parameters: plain dicts, Flax NNX and Linen, Eq
 The optimizers
     :func:`stratopt` gives each layer a learning rate that follows its own gradient norm.
     :func:`aardvark` is AdamW with a multiplier for each layer type, clipping, and a guard against
-    gradients that are not finite. Both are read from papers that leave things open; every reading
-    is an argument, and each default says where it comes from.
+    gradients that are not finite. Both come from papers that leave things open; each default says
+    where it comes from; :class:`StratoptReadings` and :class:`Adaptive` hold other readings.
 
 What a layer is
     :func:`layer_types` labels parameters by their paths, :func:`describe` prints what the
     optimizers make of them, and leaves that stack a model's layers (``[L, ...]``, as ``lax.scan``
-    wants them) count as L layers everywhere.
+    wants them) count as L layers everywhere. :class:`Layers` teaches it your own names, types and
+    stacks; a label tree or function, as for ``optax.multi_transform``, may stand in its place.
 
 The parts, for chains of your own
-    :func:`scale_by_stratopt`, :func:`scale_by_aardvark`, :func:`scale_by_layer_type`,
-    :func:`stratify` (with :func:`scale_by_muon`), :func:`clip_by_layer_norm`, :func:`per_layer`,
-    :func:`decays` (a mask), :func:`skip_nonfinite`, :func:`repair_nonfinite` and
-    :func:`dynamic_loss_scale`, :func:`record_statistics`, :func:`norms_by_layer_type`,
-    :func:`warmup_cosine`, :func:`muon_dimensions`.
+    :func:`stratify`, parameter groups of a transformation, rate and decay each (:class:`Group`,
+    :func:`scale_by_muon`); :func:`scale_by_layer_type`, :func:`scale_by_depth` and
+    :func:`scale_by_width`; :func:`scale_by_stratopt` and :func:`scale_by_aardvark`;
+    :func:`clip_by_layer_norm`, :func:`per_layer`, :func:`decays` (a mask), :func:`skip_nonfinite`,
+    :func:`repair_nonfinite`, :func:`dynamic_loss_scale`, :func:`record_statistics`,
+    :func:`norms_by_layer_type`, :func:`warmup_cosine`, :func:`muon_dimensions`.
 
 Reading a state
-    :func:`skip_counts`, :func:`raise_if_stuck`, :func:`loss_scale`, :func:`read_statistics` and
-    :func:`find_states` find what they look for by type, wherever it sits; :func:`strata_names`
-    names the entries of StratOpt's vectors.
+    :func:`learning_rate_of`, :func:`skip_counts`, :func:`raise_if_stuck`, :func:`loss_scale`,
+    :func:`read_statistics` and :func:`find_states` find what they look for by type, wherever it
+    sits; :func:`strata_names` names the entries of StratOpt's vectors.
 
 Examples:
     A model in small, with two stacked layers:
@@ -64,30 +66,33 @@ Examples:
 """
 
 from optax_strat._aardvark import ScaleByAardvarkState, aardvark, scale_by_aardvark
-from optax_strat._adaptive import AdaptLayerTypesState
 from optax_strat._clipping import ClipToParameters, ClipToReference, clip_by_layer_norm
 from optax_strat._decay import decays
+from optax_strat._depth import scale_by_depth
 from optax_strat._describe import Description, Row, describe
 from optax_strat._guard import SkipNonfiniteState, skip_nonfinite
-from optax_strat._layer_types import DEFAULT_RULES, LayerType, layer_types
-from optax_strat._layout import DEFAULT_STACKED
+from optax_strat._layer_types import DEFAULT_RULES, LayerType
+from optax_strat._layers import Layers, layer_types
 from optax_strat._loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
 from optax_strat._matrices import DEFAULT_MATRICES, muon_dimensions
-from optax_strat._multipliers import MULTIPLIERS
+from optax_strat._multipliers import MULTIPLIERS, Adaptive, AdaptLayerTypesState
 from optax_strat._muon import scale_by_muon
 from optax_strat._norms import norms_by_layer_type
 from optax_strat._per_layer import per_layer
+from optax_strat._readings import StratoptReadings
 from optax_strat._repair import RepairNonfiniteState, repair_nonfinite
 from optax_strat._scaling import ScaleByLayerTypeState, scale_by_layer_type
-from optax_strat._schedules import warmup_cosine
+from optax_strat._schedules import ScaleByLearningRateState, learning_rate_of, warmup_cosine
 from optax_strat._second_moments import FactoredMoments
 from optax_strat._skips import NonfiniteError, SkipCounts, raise_if_stuck, skip_counts
+from optax_strat._stacks import DEFAULT_STACKED
 from optax_strat._states import find_states
 from optax_strat._statistics import RecordStatisticsState, read_statistics, record_statistics
 from optax_strat._strata import strata_names
-from optax_strat._stratify import stratify
+from optax_strat._stratify import Group, stratify
 from optax_strat._stratopt import ScaleByStratoptState, scale_by_stratopt, stratopt
 from optax_strat._version import __version__
+from optax_strat._width import scale_by_width
 
 __all__ = [
     "DEFAULT_MATRICES",
@@ -95,21 +100,26 @@ __all__ = [
     "DEFAULT_STACKED",
     "MULTIPLIERS",
     "AdaptLayerTypesState",
+    "Adaptive",
     "ClipToParameters",
     "ClipToReference",
     "Description",
     "DynamicLossScaleState",
     "FactoredMoments",
+    "Group",
     "LayerType",
+    "Layers",
     "NonfiniteError",
     "RecordStatisticsState",
     "RepairNonfiniteState",
     "Row",
     "ScaleByAardvarkState",
     "ScaleByLayerTypeState",
+    "ScaleByLearningRateState",
     "ScaleByStratoptState",
     "SkipCounts",
     "SkipNonfiniteState",
+    "StratoptReadings",
     "__version__",
     "aardvark",
     "clip_by_layer_norm",
@@ -118,6 +128,7 @@ __all__ = [
     "dynamic_loss_scale",
     "find_states",
     "layer_types",
+    "learning_rate_of",
     "loss_scale",
     "muon_dimensions",
     "norms_by_layer_type",
@@ -127,9 +138,11 @@ __all__ = [
     "record_statistics",
     "repair_nonfinite",
     "scale_by_aardvark",
+    "scale_by_depth",
     "scale_by_layer_type",
     "scale_by_muon",
     "scale_by_stratopt",
+    "scale_by_width",
     "skip_counts",
     "skip_nonfinite",
     "strata_names",

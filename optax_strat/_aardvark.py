@@ -5,31 +5,33 @@ a learning rate multiplier for each layer type, gradient clipping, and numerical
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
 from optax_strat import (
-    _adaptive,
     _checks,
     _clipping,
     _decay,
     _guard,
-    _layer_types,
-    _layout,
     _moments,
     _scaling,
     _second_moments,
     _strata,
+    _sums,
 )
-from optax_strat._multipliers import MULTIPLIERS, warn_if_tied
+from optax_strat._axes import AxisName
+from optax_strat._layers import Layers, LayersLike, as_layers
+from optax_strat._multipliers import MULTIPLIERS, Adaptive, adapt_layer_types, warn_if_tied
+from optax_strat._schedules import scale_by_learning_rate
 
-ClipMode = Literal["global_norm", "per_tensor", "elementwise"]
+ClipMode: TypeAlias = Literal["global_norm", "per_tensor", "elementwise"]
 """By the norm of all gradients together, by each layer's own, or entry by entry."""
 
-Scaling = Literal["fixed", "adaptive", "normalized"]
+Scaling: TypeAlias = Literal["fixed", "adaptive", "normalized"] | Adaptive
 """Equation 1 as printed, multipliers that follow the gradients, or equation 1 with mean 1."""
 
 
@@ -41,23 +43,29 @@ class ScaleByAardvarkState(NamedTuple):
     mu: Any
     """m_t, like the parameters, in ``mu_dtype``."""
     nu: Any
-    """v_t, like the parameters, real: at least float32, in ``nu_dtype``, or factored."""
+    """v_t, like the parameters, real: as ``second_moment`` says, by default in float32."""
     clip_factor: jax.Array
     """What the gradients were multiplied by (eq. 3): float32 of shape (), or of shape (layers,) for
     ``clip_mode='per_tensor'``; 1 where no norm is clipped."""
 
+    @property
+    def kept_by_accept(self) -> bool:
+        """Whether the guard leaves this state to its transformation: see ``_guard.KeepsState``."""
+        return True
+
 
 def scale_by_aardvark(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
     *,
-    clip: Any = 1.0,
+    eps_root: ArrayLike = 0.0,
+    clip: ArrayLike | None = 1.0,
     clip_mode: ClipMode = "global_norm",
-    stacked: _layout.Stacked = None,
-    mu_dtype: Any = None,
-    nu_dtype: Any = None,
-    factored: bool = False,
+    mu_dtype: DTypeLike | None = None,
+    second_moment: _second_moments.SecondMoment = None,
+    layers: LayersLike = Layers(),
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The direction :math:`\hat m_t / (\sqrt{\hat v_t} + \epsilon)` of :func:`aardvark`.
 
@@ -66,15 +74,9 @@ def scale_by_aardvark(
     clip factor where it reads the gradient.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the denominator, 0 or above.
-      clip: the threshold γ, above 0, or None.
-      clip_mode: what γ limits; see :func:`aardvark`.
-      stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
-      mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
-      nu_dtype: dtype of the second moment; see :func:`aardvark`.
-      factored: whether to keep the second moment factored; see :func:`aardvark`.
+      b1, b2, eps, eps_root, clip, clip_mode, mu_dtype, second_moment, layers: those of
+        :func:`aardvark`.
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``; see :func:`clip_by_layer_norm`.
 
     Returns:
       The transformation; its state is a :class:`ScaleByAardvarkState`.
@@ -94,30 +96,35 @@ def scale_by_aardvark(
     _checks.check_decay("b1", b1)
     _checks.check_decay("b2", b2)
     _checks.check_not_negative("eps", eps)
+    _checks.check_not_negative("eps_root", eps_root)
+    layers = as_layers(layers)
     if clip is not None:
         _checks.check_positive("clip", clip)
     _checks.check_choice("clip_mode", clip_mode, ("global_norm", "per_tensor", "elementwise"))
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
-    nu_dtype = _second_moments.check_storage(nu_dtype, factored)
+    _second_moments.check_second_moment(second_moment)
     clips_norms = clip is not None and clip_mode != "elementwise"
     by_layer = clips_norms and clip_mode == "per_tensor"
 
     def init(params: Any) -> ScaleByAardvarkState:
-        shape = (len(_strata.strata(params, "layer", stacked).names),) if by_layer else ()
+        shape = (len(_strata.strata(params, layers).names),) if by_layer else ()
         return ScaleByAardvarkState(
             count=jnp.zeros([], jnp.int32),
             mu=_moments.zero_mu(params, mu_dtype),
-            nu=_second_moments.zero_nu(params, nu_dtype, factored, stacked),
+            nu=_second_moments.zero_nu(params, second_moment, layers),
             clip_factor=jnp.ones(shape, jnp.float32),
         )
 
-    def clip_norms(updates: Any) -> tuple[jax.Array, list[jax.Array]]:
+    def clip_norms(updates: Any, state: ScaleByAardvarkState) -> tuple[jax.Array, list[jax.Array]]:
         """What equation 3 multiplies by, and each leaf's part of it."""
-        layers = _strata.strata(updates, "layer", stacked)
-        norms = layers.norms(updates)
-        norms = norms if by_layer else jnp.linalg.norm(norms)
+        assert clip is not None
+        strata = _strata.strata(updates, layers, axis_name=axis_name)
+        if by_layer:
+            strata.check_vector(state.clip_factor)
+        norms = strata.norms(updates)
+        norms = norms if by_layer else _sums.joint_norm(norms)
         factor = _clipping.clip_factors(norms, clip).astype(jnp.float32)
-        return factor, layers.spread(factor, updates)
+        return factor, strata.spread(factor, updates)
 
     def update(
         updates: Any,
@@ -138,15 +145,18 @@ def scale_by_aardvark(
             if clips_norms:
                 g = factor * g  # eq. 3
             elif clip is not None:
-                g = jnp.clip(g, -clip, clip)  # eq. 3, literally
-            mu, nu = _moments.update_moments(g, mu, nu, seed, b1, b2, accept=accept)  # eqs. 4 and 5
-            m, v = mu.astype(g.dtype), _second_moments.estimate(nu)
-            return m * c1 / (jnp.sqrt(v * c2) + eps), mu, nu  # eqs. 6 to 8
+                limit = jnp.asarray(clip, g.real.dtype)
+                g = jnp.clip(g, -limit, limit)  # eq. 3, literally
+            # Equations 4 and 5, then 6 to 8.
+            new_mu, nu = _moments.update_moments(g, mu, nu, seed, b1, b2, accept=accept)
+            assert new_mu is not None
+            m, v = _moments.widened(new_mu, g), _second_moments.estimate(nu)
+            return m * c1 / (jnp.sqrt(v * c2 + eps_root) + eps), new_mu, nu
 
         clip_factor = state.clip_factor
         factors: list[Any] = [None] * len(jax.tree.leaves(updates))
         if clips_norms:
-            clip_factor, factors = clip_norms(updates)
+            clip_factor, factors = clip_norms(updates, state)
         directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, count, factors)
         clip_factor = _moments.keep(accept, clip_factor, state.clip_factor)
         return directions, ScaleByAardvarkState(count, mu, nu, clip_factor)
@@ -156,27 +166,22 @@ def scale_by_aardvark(
 
 def aardvark(
     learning_rate: optax.ScalarOrSchedule,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
     *,
-    multipliers: Mapping[str, float] | None = None,
+    eps_root: ArrayLike = 0.0,
+    multipliers: Mapping[str, ArrayLike] | None = None,
     scaling: Scaling = "fixed",
-    scaling_decay: Any = 0.99,
-    scaling_bounds: tuple[Any, Any] | None = (0.1, 10.0),
-    clip: Any = 1.0,
+    clip: ArrayLike | None = 1.0,
     clip_mode: ClipMode = "global_norm",
     nonfinite: _guard.Nonfinite = "skip",
-    max_consecutive_skips: Any = 10,
     weight_decay: optax.ScalarOrSchedule = 0.1,
     decay_rate: Literal["group", "base"] = "group",
-    mask: Any = None,
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    stacked: _layout.Stacked = None,
-    mu_dtype: Any = None,
-    nu_dtype: Any = None,
-    factored: bool = False,
+    mask: _decay.Mask = None,
+    mu_dtype: DTypeLike | None = None,
+    second_moment: _second_moments.SecondMoment = None,
+    layers: LayersLike = Layers(),
 ) -> optax.GradientTransformationExtraArgs:
     r"""Aardvark: AdamW with a multiplier for each layer type, clipping and a non-finite guard.
 
@@ -205,19 +210,17 @@ def aardvark(
     ``multipliers={'embedding': 1.8}``.
 
     Args:
-      learning_rate: η_base, above 0, or an optax schedule.
+      learning_rate: η_base, 0 or above, or an optax schedule.
       b1: decay β_1 of the first moment, in [0, 1).
       b2: decay β_2 of the second moment, in [0, 1).
       eps: ε, 0 or above.
+      eps_root: added to v̂_t inside the square root, 0 or above; above 0 meta-gradients are finite.
       multipliers: multipliers by layer type, over those of equation 1: embedding 1.0, attention
-        1.5, mlp 1.2, head 1.8. Norms, biases and unnamed parameters have 1.0.
+        1.5, mlp 1.2, head 1.8. All other types, those of your own rules too, have 1.0.
       scaling: ``'fixed'``: equation 1. ``'adaptive'``: "we dynamically adjust rates based on
-        gradient statistics" (section 2), :math:`\alpha_l = (\mathrm{EMA} \|g_l\| / \mathrm{EMA}
-        \|g_{embedding}\|)^{2/3}` of the mean norms by type; ``multipliers`` must be None.
-        ``'normalized'``: equation 1 divided by its mean over all parameters, which tells the effect
-        of the ratios from that of a larger rate.
-      scaling_decay: decay of the averages of ``'adaptive'``, in [0, 1).
-      scaling_bounds: the lowest and the highest multiplier of ``'adaptive'``, or None.
+        gradient statistics" (section 2), or an :class:`Adaptive` with numbers of your own;
+        ``multipliers`` must be None. ``'normalized'``: equation 1 divided by its mean over all
+        parameters, which tells the effect of the ratios from that of a larger rate.
       clip: γ of equation 3, above 0, or None.
       clip_mode: equation 3 does not say what is clipped. ``'global_norm'``: the norm of all
         gradients together. ``'per_tensor'``: that of each layer. ``'elementwise'``: each entry, the
@@ -225,23 +228,18 @@ def aardvark(
       nonfinite: "numerical stability checks" (4.2). ``'skip'``: a step whose gradients are not
         finite changes nothing but a counter (:func:`skip_nonfinite`); call :func:`raise_if_stuck`
         on the state. ``'nan_to_num'``: such entries become zero (:func:`repair_nonfinite`). None:
-        no check.
-      max_consecutive_skips: how many skipped steps in a row :func:`raise_if_stuck` refuses.
+        no check; ``skip_nonfinite(aardvark(..., nonfinite=None), ...)`` is one with other settings.
       weight_decay: λ, decoupled, 0 or above, or a schedule. "Weight decay: 0.1" is in the set-up
         (3.1); equation 8 has none.
       decay_rate: ``'group'``: decay goes with the rate of the parameter's group, η α_l λ, as in
         AdamW with parameter groups. ``'base'``: with η λ for all.
       mask: which parameters decay, as in ``optax.adamw``; None means matrices only: no norms, no
-        biases, stacked ones included.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      unmatched: what to do with parameters that no rule matches: ``'error'`` or ``'other'``.
-      stacked: names of the containers that hold stacked leaves, or a mapping of them to the axis
-        of the layers; None means :data:`DEFAULT_STACKED`, ``()`` means none.
+        biases, stacked ones included (:func:`decays`).
       mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
-      nu_dtype: dtype of the second moment, or its name: ``'bfloat16'``, which rounds
-        stochastically because rounded to the nearest it would never decay. None means float32.
-      factored: keep only the means of the rows and the columns of each layer's second moment, as
-        Adafactor does.
+      second_moment: how the second moment is kept. None: in float32. ``'bfloat16'``: rounded
+        stochastically, because rounded to the nearest it would never decay. ``'factored'``: only
+        the means of the rows and the columns of each layer's, as Adafactor does.
+      layers: how layers and their types are found; see :class:`Layers`.
 
     Returns:
       The optimizer.
@@ -260,48 +258,36 @@ def aardvark(
       >>> {name: round(u[0, 0].item(), 4) for name, u in updates.items()}
       {'attn': -0.15, 'embed': -0.1, 'lm_head': -0.18}
     """
-    if not callable(learning_rate):
-        _checks.check_positive("learning_rate", learning_rate)
-    _checks.check_choice("scaling", scaling, ("fixed", "adaptive", "normalized"))
-    _checks.check_decay("scaling_decay", scaling_decay)
-    _checks.check_bounds("scaling_bounds", scaling_bounds)
-    _checks.check_choice("decay_rate", decay_rate, ("group", "base"))
-    if scaling == "adaptive" and multipliers is not None:
+    adaptive = Adaptive() if scaling == "adaptive" else scaling
+    if not isinstance(adaptive, Adaptive):
+        _checks.check_choice("scaling", scaling, ("fixed", "adaptive", "normalized"))
+    elif multipliers is not None:
         raise ValueError("scaling='adaptive' measures the multipliers; leave multipliers at None.")
+    _checks.check_choice("decay_rate", decay_rate, ("group", "base"))
+    layers = as_layers(layers)
+    layers.check_types("multipliers", multipliers or {})
 
     direction = scale_by_aardvark(
         b1,
         b2,
         eps,
+        eps_root=eps_root,
         clip=clip,
         clip_mode=clip_mode,
-        stacked=stacked,
         mu_dtype=mu_dtype,
-        nu_dtype=nu_dtype,
-        factored=factored,
+        second_moment=second_moment,
+        layers=layers,
     )
-    decay = _decay.add_decay(weight_decay, mask, stacked, layer_types)
+    decay = _decay.add_decay(weight_decay, mask, layers)
     inside, outside = (
         (decay, optax.identity()) if decay_rate == "group" else (optax.identity(), decay)
     )
-    if scaling == "adaptive":
-        scaled = _adaptive.adapt_layer_types(
-            optax.chain(direction, inside),
-            decay=scaling_decay,
-            bounds=scaling_bounds,
-            layer_types=layer_types,
-            unmatched=unmatched,
-            stacked=stacked,
-        )
+    if isinstance(adaptive, Adaptive):
+        scaled = adapt_layer_types(optax.chain(direction, inside), adaptive, layers)
     else:
         scales = _scaling.scale_by_layer_type(
-            MULTIPLIERS | dict(multipliers or {}),
-            layer_types,
-            unmatched,
-            normalize=scaling == "normalized",
+            MULTIPLIERS | dict(multipliers or {}), layers, normalize=scaling == "normalized"
         )
-        scaled = optax.chain(direction, inside, warn_if_tied(scales, multipliers, layer_types))
-    optimizer = optax.chain(scaled, outside, optax.scale_by_learning_rate(learning_rate))
-    return _guard.protect(
-        optimizer, nonfinite, max_consecutive_skips, stacked, ScaleByAardvarkState
-    )
+        scaled = optax.chain(direction, inside, warn_if_tied(scales, multipliers, layers))
+    optimizer = optax.chain(scaled, outside, scale_by_learning_rate(learning_rate))
+    return _guard.protect(optimizer, nonfinite, layers)

@@ -86,20 +86,44 @@ def floating_dtype(name: str, dtype: Any) -> np.dtype | None:
         raise ValueError(
             f"{name} must be a floating-point dtype or its name, but it is {dtype!r}."
         ) from error
-    if not jnp.issubdtype(result, jnp.floating):
+    if not jnp.issubdtype(result, jnp.inexact):
         raise ValueError(f"{name} must be a floating-point dtype, but it is {result.name!r}.")
     return result
 
 
+def check_arrays(params: Any) -> None:
+    """Raises ValueError for a leaf that is no array of numbers, such as a function or a key."""
+    for path, leaf in _paths.named_leaves(params):
+        dtype = _dtype(leaf)
+        if dtype is None:
+            raise ValueError(
+                f"parameters must be arrays, but {_joined(path)} is {leaf!r}: leave it out, as "
+                "equinox.filter(model, equinox.is_inexact_array) or nnx.state(model, nnx.Param) do."
+            )
+        if jnp.issubdtype(dtype, jax.dtypes.extended):
+            raise ValueError(
+                f"parameters must be arrays of numbers, but {_joined(path)} is a PRNG key: leave "
+                "it out, or mask it with optax.masked."
+            )
+
+
 def check_parameters(params: Any) -> None:
     """Raises ValueError for a parameter that has no gradient, such as a whole number."""
+    check_arrays(params)
     for path, leaf in _paths.named_leaves(params):
-        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        dtype = _dtype(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise ValueError(
                 f"parameters must be floating-point or complex, but {_joined(path)} is "
-                f"{dtype.name}: leave it out, or mask it with optax.masked."
+                f"{dtype}: leave it out, or mask it with optax.masked."
             )
+
+
+def _dtype(leaf: Any) -> Any:
+    """The dtype of an array, a number or a shape; None of anything else."""
+    if hasattr(leaf, "dtype"):
+        return leaf.dtype
+    return jnp.result_type(leaf) if isinstance(leaf, (bool, int, float, complex)) else None
 
 
 def check_gradients(updates: Any, mu: Any) -> None:

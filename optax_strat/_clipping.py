@@ -7,13 +7,16 @@ the layer's own past norms.
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optax_strat import _checks, _layer_types, _layout, _strata
+from optax_strat import _checks, _strata
+from optax_strat._axes import AxisName
+from optax_strat._layers import Layers, LayersLike, as_layers
 
 
 class ClipToParameters(NamedTuple):
@@ -43,12 +46,12 @@ class ClipToReference(NamedTuple):
     """The multiple, above 0."""
 
 
-Threshold = float | Mapping[str, float] | ClipToParameters | None
+Threshold: TypeAlias = ArrayLike | Mapping[str, ArrayLike] | ClipToParameters | None
 """A norm for every layer, a norm for each layer type (types left out are not clipped), a rule, or
 None for no clipping."""
 
 
-def check_threshold(name: str, threshold: Threshold | ClipToReference) -> None:
+def check_threshold(name: str, threshold: Threshold | ClipToReference, layers: Layers) -> None:
     """Raises ValueError where a threshold is not positive, or of no known kind."""
     match threshold:
         case ClipToParameters(ratio=ratio, minimum=minimum):
@@ -57,7 +60,7 @@ def check_threshold(name: str, threshold: Threshold | ClipToReference) -> None:
         case ClipToReference(kappa=kappa):
             _checks.check_positive(f"{name}.kappa", kappa)
         case Mapping():
-            _layer_types.check_layer_types(name, threshold)
+            layers.check_types(name, threshold)
             for layer_type, value in threshold.items():
                 _checks.check_positive(f"{name}[{layer_type!r}]", value)
         case None:
@@ -78,7 +81,7 @@ def thresholds(
     params: Any = None,
     labels: Any = None,
     reference: jax.Array | None = None,
-) -> jax.Array | float:
+) -> ArrayLike:
     """The largest norm allowed to each stratum: one number, or a vector of shape (strata,)."""
     match threshold:
         case ClipToParameters(ratio=ratio, minimum=minimum):
@@ -99,31 +102,40 @@ def thresholds(
             return threshold
 
 
-def clip_factors(norms: jax.Array, limits: jax.Array | float) -> jax.Array:
+def clip_factors(norms: jax.Array, limits: ArrayLike) -> jax.Array:
     """What to multiply each stratum by so that its norm is at most its limit; 1 inside it."""
-    return jnp.where(norms > limits, limits / norms, 1.0)
+    clipped = norms > limits
+    # Divided only where it is clipped: the slopes of what is not selected must be finite too.
+    return jnp.where(clipped, jnp.where(clipped, limits, 1.0) / jnp.where(clipped, norms, 1.0), 1.0)
 
 
 def clip_by_layer_norm(
     max_norm: Threshold,
     *,
     stratum: _strata.Stratum = "layer",
-    stacked: _layout.Stacked = None,
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
+    layers: LayersLike = Layers(),
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Clips every layer's update to a largest norm of its own.
 
     Where ``optax.clip_by_global_norm`` shrinks everything when one layer explodes, this shrinks
-    that layer. A slice of a stacked ``[L, ...]`` leaf is a layer.
+    that layer. A slice of a stacked ``[L, ...]`` leaf is a layer. Norms up to 8.5e37 are right, and
+    larger ones count as that.
+
+    Inside ``jax.shard_map``, where every device sees its own part of an array, norms are those of
+    the whole arrays: the type of a part says over which mesh axes it varies. Only that the layers
+    of a stack are split themselves it does not say; that would add up the norms of different ones,
+    so let such an axis be an automatic one. With ``check_vma=False`` types say nothing, and
+    ``axis_name`` has to.
 
     Args:
       max_norm: the largest L2 norm: a number, a mapping from layer types to numbers (types left out
         are not clipped), or :class:`ClipToParameters`. None switches clipping off.
       stratum: what has a norm: ``'layer'``, ``'block'`` or ``'type'``.
-      stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
-      layer_types: rules, or a function from a tree to labels, for thresholds by type.
-      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
+      layers: how layers and their types are found; see :class:`Layers`.
+      axis_name: the mesh axes over which all arrays are split, for ``jax.shard_map`` with
+        ``check_vma=False``. An array that is whole on every device would count once for each. Where
+        types say what varies, they are believed, and not this.
 
     Returns:
       A stateless transformation.
@@ -143,23 +155,27 @@ def clip_by_layer_norm(
       >>> [round(x, 6) for x in clipped['large'].tolist()]
       [0.6, 0.8]
     """
-    check_threshold("max_norm", max_norm)
+    layers = as_layers(layers)
+    check_threshold("max_norm", max_norm, layers)
     if isinstance(max_norm, ClipToReference):
         raise ValueError("max_norm cannot be ClipToReference: only stratopt has a reference norm.")
     check_stratum(stratum, max_norm)
-    label = _layer_types.labeler(layer_types, unmatched)
+
+    def init(params: Any) -> optax.EmptyState:
+        _checks.check_arrays(params)
+        return optax.EmptyState()
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         del extra_args
-        strata = _strata.strata(updates, stratum, stacked, layer_types, unmatched)
-        labels = label(updates) if isinstance(max_norm, Mapping) else None
+        strata = _strata.strata(updates, layers, stratum, axis_name)
+        labels = layers.labels(updates) if isinstance(max_norm, Mapping) else None
         limits = thresholds(max_norm, strata, params=params, labels=labels)
         factors = strata.spread(clip_factors(strata.norms(updates), limits), updates)
         leaves, treedef = jax.tree.flatten(updates)
         clipped = [_scaled(x, factor) for x, factor in zip(leaves, factors, strict=True)]
         return jax.tree.unflatten(treedef, clipped), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def check_stratum(stratum: _strata.Stratum, threshold: Threshold | ClipToReference) -> None:

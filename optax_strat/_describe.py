@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import optax
 
-from optax_strat import _decay, _layer_types, _layout, _paths
+from optax_strat import _decay, _layout, _paths
+from optax_strat._layers import Layers, LayersLike, as_layers
 from optax_strat._multipliers import MULTIPLIERS
 
 
@@ -16,9 +18,9 @@ class Row(NamedTuple):
     path: str
     shape: tuple[int, ...]
     type: str
-    """One of :class:`LayerType`."""
+    """One of :class:`LayerType`, or a type of your own."""
     layers: int
-    """How many layers it holds: the slices of a stacked leaf, or 1."""
+    """How many layers it holds: the slices of a stacked leaf, or 1. A layer is one tensor here."""
     multiplier: float
     """Its type's multiplier."""
     decay: bool
@@ -74,21 +76,17 @@ def _joined(rows: Sequence[Row]) -> list[Row]:
 
 
 def describe(
-    params: Any,
+    params: optax.Params,
     *,
     multipliers: Mapping[str, float] | None = None,
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    stacked: _layout.Stacked = None,
+    layers: LayersLike = Layers(),
 ) -> Description:
     """Tells what the optimizers make of a tree: types, layers, multipliers, decay, sizes.
 
     Args:
       params: a tree of parameters or of their shapes (``jax.eval_shape`` will do).
       multipliers: multipliers by layer type, over Aardvark's equation 1.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
-      stacked: which containers hold stacked leaves.
+      layers: how layers and their types are found; see :class:`Layers`.
 
     Returns:
       The rows; ``print`` shows them as a table.
@@ -111,11 +109,12 @@ def describe(
       ---------------------  -----  ---------  ------  ----------  -----  -----
       136 parameters in 3 arrays, 5 layers
     """
+    layers = as_layers(layers)
+    layers.check_types("multipliers", multipliers or {})
     chosen = MULTIPLIERS | dict(multipliers or {})
-    _layer_types.check_layer_types("multipliers", chosen)
-    labels = jax.tree.leaves(_layer_types.labeler(layer_types, unmatched)(params))
-    decays = jax.tree.leaves(_decay.decays(params, stacked, layer_types))
-    leaves = _layout.layout(params, stacked)
+    labels = jax.tree.leaves(layers.labels(params))
+    decays = jax.tree.leaves(_decay.decays(params, layers))
+    leaves = layers.layout(params)
     shapes = [_layout.shape_of(x) for _, x in _paths.named_leaves(params)]
     total = sum(math.prod(shape) for shape in shapes)
     rows = tuple(
@@ -124,7 +123,7 @@ def describe(
             shape=shape,
             type=label,
             layers=leaf.count,
-            multiplier=float(chosen[label]),
+            multiplier=float(chosen.get(label, 1.0)),
             decay=decay,
             share=math.prod(shape) / max(total, 1),
         )

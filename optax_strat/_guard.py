@@ -5,16 +5,22 @@
 of every parameter takes it alike.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optax_strat import _checks, _layout, _repair, _strata
+from optax_strat import _axes, _checks, _repair, _sums
+from optax_strat._axes import AxisName
+from optax_strat._layers import Layers, LayersLike, as_layers
 
-Nonfinite = Literal["skip", "nan_to_num"] | None
+Nonfinite: TypeAlias = Literal["skip", "nan_to_num"] | None
 """Skip such steps, set such entries to zero, or do not look."""
+
+Check: TypeAlias = Literal["gradients", "updates"]
+"""What has to be finite: the gradients, or what is made of them too."""
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -29,11 +35,22 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: Any
 
 
+class KeepsState(optax.GradientTransformationExtraArgs):
+    """An optimizer that takes the guard's decision as the extra argument ``accept``.
+
+    Where it is false, the states of the types with ``kept_by_accept`` stay as they were. They are
+    kept where they are written, which costs no memory traffic; a guard around any other optimizer
+    has to select between the state before and after.
+    """
+
+
 def skip_nonfinite(
     inner: optax.GradientTransformation,
-    max_consecutive: int = 10,
+    max_consecutive: ArrayLike = 10,
     *,
-    stacked: _layout.Stacked = None,
+    check: Check = "gradients",
+    layers: LayersLike = Layers(),
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Skips every step whose gradients are not finite.
 
@@ -54,14 +71,21 @@ def skip_nonfinite(
     Args:
       inner: any transformation, usually a complete optimizer.
       max_consecutive: the number of skipped steps in a row that :func:`raise_if_stuck` refuses.
-      stacked: which containers hold stacked leaves, where ``inner`` was told so too: the norms
-        are then computed once for both.
+      check: ``'gradients'``, or ``'updates'`` to skip a step too whose gradients are finite and
+        whose updates are not, by the same measure: a schedule that divides by zero, a moment that
+        overflows. The updates are read once more, and a state that would else be kept where it is
+        written is selected instead.
+      layers: how layers are found, where ``inner`` was told so too: the norms are then computed
+        once for both.
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``, where every device would decide for
+        itself; see :func:`clip_by_layer_norm`.
 
     Returns:
       The transformation; its state is a :class:`SkipNonfiniteState`.
 
     Raises:
-      ValueError: ``max_consecutive`` is not above zero.
+      ValueError: ``max_consecutive`` is not above zero, or ``check`` is unknown; at ``init``, a
+        parameter is no array of numbers.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -76,33 +100,20 @@ def skip_nonfinite(
       SkipCounts(total=1, consecutive=1)
     """
     _checks.check_count("max_consecutive", max_consecutive)
-    return guard(inner, max_consecutive, stacked)
-
-
-def guard(
-    inner: optax.GradientTransformation,
-    max_consecutive: Any,
-    stacked: _layout.Stacked = None,
-    own: type | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """:func:`skip_nonfinite`, for optimizers that can keep part of their state themselves.
-
-    A guard around a guard leaves the skipping to it. Whoever decides outside passes the decision as
-    the extra argument ``accept``: where it is false nothing moves, not even the counters.
-
-    Args:
-      inner: the transformation to guard.
-      max_consecutive: see :func:`skip_nonfinite`.
-      stacked: see :func:`skip_nonfinite`.
-      own: the type of state whose transformation, somewhere in ``inner``, takes the decision as the
-        extra argument ``accept`` and keeps its state by it, which costs no memory traffic.
-    """
+    _checks.check_choice("check", check, get_args(Check))
+    layers = as_layers(layers)
+    keeps_state = isinstance(inner, KeepsState)
+    checks_updates = check == "updates"
     inner = optax.with_extra_args_support(inner)
 
-    def is_own(node: Any) -> bool:
-        return own is not None and isinstance(node, own)
+    def is_kept(node: Any) -> bool:
+        return keeps_state and not checks_updates and getattr(node, "kept_by_accept", False)
+
+    def is_finite(tree: Any) -> jax.Array:
+        return jnp.isfinite(_sums.global_norm(tree, layers, axis_name))
 
     def init(params: Any) -> SkipNonfiniteState:
+        _checks.check_arrays(params)
         return SkipNonfiniteState(
             total=jnp.zeros([], jnp.int32),
             consecutive=jnp.zeros([], jnp.int32),
@@ -118,24 +129,22 @@ def guard(
         accept: Any = True,
         **extra_args: Any,
     ) -> tuple[Any, SkipNonfiniteState]:
-        finite = jnp.isfinite(_strata.global_norm(updates, stacked))
-        good, bad = finite & accept, ~finite & accept
+        finite = is_finite(updates)
         inner_is_guard = isinstance(state.inner_state, SkipNonfiniteState)
-        if inner_is_guard or own is not None:
-            extra_args["accept"] = good
+        if inner_is_guard or keeps_state:
+            extra_args["accept"] = finite & accept
 
         def attempt() -> tuple[Any, Any]:
             return inner.update(updates, state.inner_state, params, **extra_args)
 
-        def select() -> tuple[Any, Any]:
-            directions, new_state = attempt()
+        def select(good: Any, directions: Any, new_state: Any) -> tuple[Any, Any]:
             return (
                 jax.tree.map(lambda u: jnp.where(good, u, _nothing(u)), directions),
                 jax.tree.map(
-                    lambda new, old: new if is_own(new) else jnp.where(good, new, old),
+                    lambda new, old: new if is_kept(new) else jnp.where(good, new, old),
                     new_state,
                     state.inner_state,
-                    is_leaf=is_own,
+                    is_leaf=is_kept,
                 ),
             )
 
@@ -147,14 +156,20 @@ def guard(
         # Selects fuse into the passes that write updates and state. Only on CPUs, where XLA writes
         # each output in a pass of its own, it copies what it has to select from, and AdamW takes
         # three times as long as with a branch.
-        if inner_is_guard:
+        if checks_updates:
             directions, inner_state = attempt()
-        elif own is not None:
-            directions, inner_state = select()
+            finite &= is_finite(directions)
+            directions, inner_state = select(finite & accept, directions, inner_state)
+        elif inner_is_guard:
+            directions, inner_state = attempt()
+        elif keeps_state:
+            directions, inner_state = select(finite & accept, *attempt())
         else:
             directions, inner_state = jax.lax.platform_dependent(
-                cpu=lambda: jax.lax.cond(good, attempt, skip), default=select
+                cpu=lambda: jax.lax.cond(finite & accept, attempt, skip),
+                default=lambda: select(finite & accept, *attempt()),
             )
+        good, bad = finite & accept, ~finite & accept
         return directions, SkipNonfiniteState(
             total=jnp.where(bad, optax.safe_increment(state.total), state.total),
             consecutive=jnp.where(
@@ -170,18 +185,14 @@ def guard(
 
 
 def protect(
-    optimizer: optax.GradientTransformationExtraArgs,
-    nonfinite: Nonfinite,
-    max_consecutive_skips: Any,
-    stacked: _layout.Stacked,
-    own: type,
+    optimizer: optax.GradientTransformationExtraArgs, nonfinite: Nonfinite, layers: Layers
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer of ours with the treatment that its ``nonfinite`` argument asks for."""
-    _checks.check_count("max_consecutive_skips", max_consecutive_skips)
     _checks.check_choice("nonfinite", nonfinite, ("skip", "nan_to_num", None))
+    optimizer = KeepsState(*optimizer)
     match nonfinite:
         case "skip":
-            return guard(optimizer, max_consecutive_skips, stacked, own)
+            return skip_nonfinite(optimizer, layers=layers)
         case "nan_to_num":
             return optax.chain(_repair.repair_nonfinite(), optimizer)
         case None:
@@ -190,8 +201,9 @@ def protect(
 
 def _nothing(update: jax.Array) -> jax.Array:
     # Minus zero, because adding it changes no parameter; adding zero turns -0.0 into 0.0.
-    return jnp.full_like(update, -0.0)
+    return _axes.vary_alike(jnp.full_like(update, -0.0), update)
 
 
 def _cast(x: Any, like: jax.ShapeDtypeStruct) -> Any:
-    return x if jnp.asarray(x).dtype == like.dtype else jnp.asarray(x, like.dtype)
+    x = jnp.asarray(x)
+    return _axes.vary_alike(x if x.dtype == like.dtype else x.astype(like.dtype), like)

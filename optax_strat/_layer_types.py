@@ -1,23 +1,23 @@
-"""Layer types: which part of a language model a parameter belongs to, read off its path.
+"""Layer types: which part of a model a parameter belongs to, read off its path.
 
 "We define different learning rate multipliers α_l for each layer type l" (Aardvark, 4.1). The
-papers name four types (embeddings, attention, MLP, output head). Two more make the naming complete:
-``norm`` for what rescales or shifts (normalisation scales and every bias), and ``other`` for
-parameters that have no names, such as a bare array.
+papers name four types (embeddings, attention, MLP, output head). Three more make the naming
+complete: ``norm`` and ``bias`` for what rescales and shifts, and ``other`` for parameters that have
+no names, such as a bare array. Rules of your own may give any other name.
 """
 
+import difflib
 import enum
+import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-import jax
-
-from optax_strat import _checks, _paths
+from optax_strat import _paths
 
 
 class LayerType(enum.StrEnum):
-    """The types a layer can have. A member equals its name: ``LayerType.mlp == 'mlp'``."""
+    """The types that :data:`DEFAULT_RULES` give. A member equals its name."""
 
     embedding = "embedding"
     """Token, position and segment embeddings. A tied output head is one of these."""
@@ -28,7 +28,9 @@ class LayerType(enum.StrEnum):
     head = "head"
     """The output head, where it has parameters of its own."""
     norm = "norm"
-    """Normalisation scales and offsets, and every bias: what rescales or shifts."""
+    """Normalization scales and offsets: what rescales."""
+    bias = "bias"
+    """Every bias, of a normalization too."""
     other = "other"
     """Parameters without a name, and what ``unmatched='other'`` lets through."""
 
@@ -36,38 +38,48 @@ class LayerType(enum.StrEnum):
 Rule = tuple[str, str]
 """A regular expression over path segments, and the layer type of the paths that it matches."""
 
-LayerTypes = Sequence[Rule] | Callable[[Any], Any] | None
-"""How a transformation finds layer types: rules, a function from a tree to labels, or the default.
-Labels as a ready-made tree are refused: they would have to fit gradients, parameters and masked
-trees alike."""
-
-Unmatched = Literal["error", "other"]
-
 DEFAULT_RULES: tuple[Rule, ...] = (
-    # What rescales or shifts comes first: `post_attention_layernorm` is a norm, not attention.
-    (r"(bias|(?<!lora/)b|[^/]+_bias)$", "norm"),
-    (r"[^/]*norm\d*(_[^/]*)?|ln\d*(_[^/]*)?|[^/]+_ln(_?\d+|_f)?|rms(_?\d+)?", "norm"),
-    (r"(scale|offset|gamma|beta)$", "norm"),
-    # An MLP's own output, in BERT's naming, before `output` can mean the head.
-    (r"layers?/\d+/(intermediate|output)", "mlp"),
-    # Attention before the head and the embedding: relative position tables live inside it.
-    (r"[^/]*att(ention|n)[^/]*|mha(_?\d+)?", "attention"),
-    (r"([qkvo]|query|key|value|qkv)_proj|query|key|value|w[qkv]|w?qkv", "attention"),
-    (r"([^/]+_)?head(_?\d+)?|embed_out|unembed[^/]*|output|readout", "head"),
-    (r"logits?(_?dense|_[^/]*)?|(vocab|output|logits)_(proj|projection|layer)", "head"),
+    (r"(bias|(?<!lora/)b|[^/]+_bias)$", "bias"),
+    # `post_attention_layernorm` is a norm, not attention; a linear layer inside a norm is neither.
     (
-        r"[^/]*embed[^/]*|[^/]*_emb|emb|wte|wpe|pos(ition)?_?enc[^/]*|cls(_token)?|probe",
+        r"([^/]*norm(alization)?_?\d*(_[^/]*)?|ln_?\d*(_[^/]*)?|[^/]+_ln(_?\d+|_f)?|rms(_?\d+)?"
+        r"|bn_?\d*)(?=(/[^/]+)?$)",
+        "norm",
+    ),
+    (r"([^/]+_)?(scale|offset|gamma|beta)(_\d+)?(?=(/weights)?$)", "norm"),
+    (r"layer_?scale_?\d*", "norm"),
+    # What attention has inside it: its output, heads as modules, relative and rotary positions.
+    (
+        r"([^/]*att(ention|n)|mha)(_?\d+)?/([^/]+/)*"
+        r"(output[^/]*|[^/]*heads?(_?\d+)?|[^/]*r(el|ot)[^/]*(/embedding)?)",
+        "attention",
+    ),
+    # An MLP's own output, in BERT's naming, before `output` can mean the head.
+    (r"layers?[/_]\d+/(intermediate|output)", "mlp"),
+    (r"[^/]*att(ention|n)[^/]*|att_[^/]*|mha(_?\d+)?|to_(q|k|v|qkv|kv|out)", "attention"),
+    (r"([qkvo]|query|key|value|qkv)_proj|query|key|value|w[qkv]|w?qkv", "attention"),
+    (r"([^/]+_)?head(_?\d+)?|embed_out|unembed[^/]*|output(_layer)?|readout|classifier", "head"),
+    (r"logits?(_?dense|_[^/]*)?|(vocab|logits)_(proj|projection|layer)", "head"),
+    (r"cls/(predictions|seq_relationship)", "head"),
+    (
+        r"[^/]*embed[^/]*|[^/]*_emb|emb|wte|wpe|pos(ition)?_?enc[^/]*|cls|[^/]*_tokens?|probe",
         "embedding",
     ),
     (r"[^/]*mlp[^/]*|[^/]*feed_?forward[^/]*|ffn?(_[^/]*)?|[^/]*moe[^/]*|[^/]*expert[^/]*", "mlp"),
     (r"(gate|up|down|gate_up)_proj|router|c_fc|fc_?(in|out|\d+)|wi(_\d+)?|swiglu|glu", "mlp"),
+    (r"dense(relu|gated[^/]*)dense", "mlp"),
 )
 """Rules for Flax (NNX, Linen), Haiku, Equinox, MaxText, T5X, big_vision, and Hugging Face's names.
 
-A rule matches when its expression matches one or more whole, consecutive segments of the lower-case
-path (``'mlp/gate'`` spans two, ``$`` ties it to the last). The first rule that matches wins. Your
-own go behind to add what no rule knows, ``rules=(*DEFAULT_RULES, ('adapter', 'mlp'))``, or in front
-to overrule: ``rules=(('mlp/gate', 'other'), *DEFAULT_RULES)``.
+A rule matches when its expression matches one or more whole, consecutive segments of the path, in
+upper or lower case (``'mlp/gate'`` spans two, ``$`` ties it to the last). Of all matches the one
+that ends innermost decides, and of those that end at the same segment the first rule's:
+``embedding_model/layers/0/mlp/up`` is an mlp.
+
+Your own rules go in front of these to overrule them, ``rules=(('adapter', 'adapter'),
+*DEFAULT_RULES)``, or behind to add what they do not know, ``rules=(*DEFAULT_RULES, ('conv\\d+',
+'conv'))``: what a rule in front matches anywhere is never asked of these, and a rule behind is only
+asked where none of these matches.
 
 What may surprise: routers and experts are ``mlp``; the two matrices of a LoRA are what the layer
 that they adapt is; relative position tables inside attention are ``attention``. What names do not
@@ -75,64 +87,76 @@ tell is an error: Haiku's unnamed ``linear_3``, a state-space ``mixer``, a convo
 """
 
 
-def layer_types(
-    params: Any, rules: Sequence[Rule] = DEFAULT_RULES, unmatched: Unmatched = "error"
-) -> Any:
-    """Labels every parameter with the type of its layer.
+class Match(NamedTuple):
+    """What rules say of a path."""
 
-    Args:
-      params: a tree of parameters, gradients or shapes: dicts, lists, dataclasses, Flax NNX states,
-        Linen variables (boxed or not), Equinox modules, Haiku dicts. Only the paths are read.
-      rules: pairs of a regular expression over path segments and a layer type; the first match
-        wins. See :data:`DEFAULT_RULES`.
-      unmatched: what to do with a parameter that has a name but no rule: ``'error'``, or
-        ``'other'`` to give it that type. Parameters without any name (a bare array, lists and
-        tuples) are always ``'other'``.
+    type: str
+    end: int
+    """The number of segments up to where the match ends."""
 
-    Returns:
-      A tree of the same structure whose leaves are strings, the values of :class:`LayerType`.
 
-    Raises:
-      ValueError: no rule matches a named parameter (all such paths are listed), a rule names an
-        unknown layer type, or a rule is no regular expression.
+def match(names: Sequence[str], rules: tuple[Rule, ...] = DEFAULT_RULES) -> Match | None:
+    """The layer type of a path; None where no rule matches."""
+    last = len(names)
+    while last > 1 and _paths.is_index(names[last - 1]):  # an array in a wrapper, or one of a list
+        last -= 1
+    return _match("/".join(names[:last]), rules)
 
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from optax_strat import DEFAULT_RULES, layer_types
-      >>> kernel = jnp.ones((4, 4))
-      >>> params = {'embed': kernel, 'layers': [{'attn': {'query': kernel}, 'mlp': kernel}]}
-      >>> layer_types(params)
-      {'embed': 'embedding', 'layers': [{'attn': {'query': 'attention'}, 'mlp': 'mlp'}]}
 
-      A name that no rule knows is an error; one line teaches it:
+@functools.lru_cache(maxsize=2**16)  # The same paths are asked for many times a trace.
+def _match(path: str, rules: tuple[Rule, ...]) -> Match | None:
+    starts = [0, *(slash.start() for slash in re.finditer("/", path))]
+    for tier in _tiers(rules):
+        best: Match | None = None
+        for expression, layer_type in tier:
+            spans = [expression.match(path, start) for start in starts]
+            end = max((path.count("/", 0, span.end()) + 1 for span in spans if span), default=0)
+            if end > (best.end if best else 0):
+                best = Match(layer_type, end)
+        if best:
+            return best
+    return None
 
-      >>> layer_types({'adapter': kernel}, rules=(*DEFAULT_RULES, ('adapter', 'mlp')))
-      {'adapter': 'mlp'}
-    """
-    _checks.check_choice("unmatched", unmatched, ("error", "other"))
-    compiled = _compile(rules)
-    missed: list[str] = []
 
-    def label(path: tuple[Any, ...], _: Any) -> str:
-        names = _paths.segments(path)
-        if all(_paths.is_index(name) for name in names):
-            return LayerType.other.value
-        joined = "/".join(names)
-        for pattern, layer_type in compiled:
-            if pattern.search(joined):
-                return layer_type
-        missed.append(joined)
-        return LayerType.other.value
+@functools.lru_cache
+def _tiers(rules: tuple[Rule, ...]) -> tuple[tuple[tuple[re.Pattern[str], str], ...], ...]:
+    """A user's rules before the default ones, these, and a user's rules behind them, compiled."""
+    default = [index for index, rule in enumerate(rules) if rule in DEFAULT_RULES]
+    first, last = (default[0], default[-1] + 1) if default else (len(rules), len(rules))
+    return tuple(
+        tuple((_paths.expression(pattern), layer_type) for pattern, layer_type in tier)
+        for tier in (rules[:first], rules[first:last], rules[last:])
+    )
 
-    labels = jax.tree_util.tree_map_with_path(label, params)
-    if missed and unmatched == "error":
-        raise ValueError(
-            "No rule gives a layer type to these parameters:\n"
-            f"  {listed(missed)}\n"
-            f"Add a rule, such as rules=(*DEFAULT_RULES, (r'{example(missed)}', 'mlp')) "
-            "(an optimizer takes it as layer_types=...), or pass unmatched='other'."
-        )
-    return labels
+
+def check_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules as a tuple; raises ValueError for what is no rule."""
+    checked = []
+    for rule in rules:
+        try:
+            pattern, layer_type = rule
+            _paths.expression(pattern)
+        except (ValueError, TypeError, re.error) as error:
+            raise ValueError(
+                "A rule must be a pair of a regular expression and a layer type, not "
+                f"{rule!r}{f': {error}' if isinstance(error, re.error) else ''}."
+            ) from error
+        if not isinstance(layer_type, str) or not layer_type:
+            raise ValueError(f"The layer type of a rule must be a name, but in {rule!r} it is not.")
+        checked.append((pattern, str(layer_type)))
+    return tuple(checked)
+
+
+def unmatched_error(paths: Sequence[str]) -> ValueError:
+    """The error for parameters that no rule matches, with rules for them to copy."""
+    shown = ", ".join(f"(r'{pattern}', '{name}')" for pattern, name in _rules_for(paths)[:4])
+    return ValueError(
+        "No rule gives a layer type to these parameters:\n"
+        f"  {listed(paths)}\n"
+        "Name their types yourself, in any words, such as\n"
+        f"  layers=Layers(rules=(*DEFAULT_RULES, {shown}))\n"
+        "or let all of them be 'other' with layers=Layers(unmatched='other')."
+    )
 
 
 def listed(paths: Iterable[str]) -> str:
@@ -141,58 +165,27 @@ def listed(paths: Iterable[str]) -> str:
     return "\n  ".join(name for name, _ in _paths.fold(names, [None] * len(names)))
 
 
-def example(paths: Sequence[str]) -> str:
-    """An expression for the first path: the name of the module around it, or else its own."""
-    modules = []
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """``; did you mean 'attention'?``, where a known name is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _rules_for(paths: Iterable[str]) -> list[Rule]:
+    """Rules by the innermost names that are no names of arrays, each with its own name as type."""
+    modules: dict[str, set[str]] = {}
     for path in paths:
-        *around, own = path.split("/")
-        modules.append([own, *(name for name in around if not _paths.is_index(name))][-1])
-    first = modules[0]
-    stem = re.sub(r"_?\d+$", "", first)
-    is_numbered = any(re.fullmatch(rf"{re.escape(stem)}_?\d+", name) for name in modules)
-    return re.escape(stem) + (r"(_?\d+)?" if is_numbered else "")
-
-
-def check_layer_types(what: str, types: Mapping[str, Any] | Sequence[str]) -> None:
-    """Raises ValueError where a name is no layer type."""
-    for name in types:
-        if name not in LayerType.__members__:
-            allowed = ", ".join(LayerType)
-            raise ValueError(f"{what} has the unknown layer type {name!r}; allowed are {allowed}.")
-
-
-def labeler(source: LayerTypes = None, unmatched: Unmatched = "error") -> Callable[[Any], Any]:
-    """The function from a tree to its labels that an optimizer's ``layer_types`` argument means."""
-    _checks.check_choice("unmatched", unmatched, ("error", "other"))
-    if callable(source):
-        return lambda tree: _checked(source(tree), tree)
-    rules = DEFAULT_RULES if source is None else tuple(source)
-    _compile(rules)  # so that a bad rule is refused where it is written, not at the first update
-    return lambda tree: layer_types(tree, rules, unmatched)
-
-
-def _checked(labels: Any, tree: Any) -> Any:
-    """The labels that a user's function made, if they can be such."""
-    found, wanted = jax.tree.leaves(labels), jax.tree.leaves(tree)
-    if len(found) != len(wanted):
-        raise ValueError(
-            f"The layer_types function must give each of {len(wanted)} parameters a layer type, "
-            f"but it gave {len(found)}."
+        names = [name for name in path.split("/") if not _paths.is_index(name)]
+        module = ([name for name in names if name.lower() not in ARRAYS] or names)[-1]
+        modules.setdefault(re.sub(r"_?\d+$", "", module) or module, set()).add(module)
+    return [
+        (
+            re.escape(stem) + (r"(_?\d+)?" if found != {stem} else ""),
+            re.sub(r"\W", "_", stem).lower(),
         )
-    check_layer_types("What the layer_types function gave", found)
-    return labels
+        for stem, found in modules.items()
+    ]
 
 
-def _compile(rules: Sequence[Rule]) -> list[tuple[re.Pattern[str], str]]:
-    compiled = []
-    for rule in rules:
-        try:
-            pattern, layer_type = rule
-            expression = _paths.expression(pattern)
-        except (ValueError, TypeError, re.error) as error:
-            raise ValueError(
-                f"A rule must be a pair of a regular expression and a layer type, not {rule!r}."
-            ) from error
-        check_layer_types(f"The rule {rule!r}", (layer_type,))
-        compiled.append((expression, str(layer_type)))
-    return compiled
+ARRAYS = ("kernel", "weight", "w", "weights", "value", "table")
+"""What libraries call the array of a module: names that say nothing of its type."""

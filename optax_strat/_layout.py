@@ -5,31 +5,17 @@ by ``lax.scan``) each slice of a stacked leaf. Layouts are static: made of paths
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from optax_strat import _paths
+from optax_strat import _checks, _layer_types, _paths, _stacks
 
-Stacked = Sequence[str] | Mapping[str, int] | None
-"""Names of the containers whose leaves are stacked (along the first axis), or a mapping of them to
-the axis of the layers. None means :data:`DEFAULT_STACKED`; ``()`` means that nothing is stacked."""
-
-DEFAULT_STACKED: tuple[str, ...] = (
-    "layers",
-    "blocks",
-    # MaxText's DeepSeek, big_vision, Haiku's `layer_stack`.
-    "dense_layers",
-    "moe_layers",
-    "encoderblock",
-    "__layer_stack_no_per_layer",
-    "__layer_stack_with_per_layer",
-)
-"""Containers taken as stacked where no index follows their name (``layers/mlp/up/kernel``, and not
-``layers/0/mlp/up/kernel``) and all arrays in them have the same leading size. Where they have not,
-but all have the same second one, as in MaxText, they are stacked along that."""
+Stacked: TypeAlias = Sequence[str] | Mapping[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,24 +50,20 @@ def layout(tree: Any, stacked: Stacked = None) -> tuple[Leaf, ...]:
 
     Args:
       tree: parameters, gradients or shapes.
-      stacked: which containers hold stacked leaves.
+      stacked: which containers hold stacked leaves; None finds them.
 
     Raises:
-      ValueError: ``stacked`` is a string, has a negative axis, or names a container whose arrays
-        differ in their number of layers.
+      ValueError: a container named in ``stacked`` has arrays that differ in their number of layers,
+        a tree can be read in two ways, or a leaf is no array.
     """
-    named = [(names, shape_of(x)) for names, x in _paths.named_leaves(tree)]
-    if stacked is None:
-        containers = dict.fromkeys(DEFAULT_STACKED, 0)
-        axes = _detected_axes(_by_container(named, containers))
-    else:
-        containers = _axes_by_name(stacked)
-        axes = _declared_axes(_by_container(named, containers), containers)
+    _checks.check_arrays(tree)
+    members = [_stacks.Member(names, shape_of(x)) for names, x in _paths.named_leaves(tree)]
+    axes = _stacks.detected(members) if stacked is None else _declared(members, stacked)
     leaves, start = [], 0
-    for names, shape in named:
-        container = _container(names, containers)
-        axis = axes.get(container)
-        block = _block(names) if axis is None else container
+    for names, shape in members:
+        depth = next((end for end in range(1, len(names) + 1) if names[:end] in axes), 0)
+        axis = axes[names[:depth]] if depth and shape else None
+        block = _block(names, depth if axis is not None else 0)
         count = 1 if axis is None else shape[axis]
         leaves.append(Leaf("/".join(names), block, start, count, axis))
         start += count
@@ -93,73 +75,66 @@ def shape_of(x: Any) -> tuple[int, ...]:
     return tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
 
 
-def _axes_by_name(stacked: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+def check_stacked(stacked: Stacked) -> None:
+    """Raises ValueError unless ``stacked`` names containers, with axes from 0 on if any."""
     if isinstance(stacked, str):
         raise ValueError(f"stacked must be a tuple of names, such as ({stacked!r},), not a string.")
-    axes = dict(stacked) if isinstance(stacked, Mapping) else dict.fromkeys(stacked, 0)
-    for name, axis in axes.items():
-        if axis < 0:
+    for name, axis in _axes_by_name(stacked or ()).items():
+        if not isinstance(name, str) or not isinstance(axis, int) or axis < 0:
             raise ValueError(f"stacked has the axis {axis} for {name!r}; it must be 0 or above.")
-    return {name.lower(): axis for name, axis in axes.items()}
 
 
-Shapes = Sequence[tuple[int, ...]]
+def _axes_by_name(stacked: Sequence[str] | Mapping[str, int]) -> dict[str, int]:
+    return dict(stacked) if isinstance(stacked, Mapping) else dict.fromkeys(stacked, 0)
 
 
-def _by_container(
-    named: Sequence[tuple[tuple[str, ...], tuple[int, ...]]], containers: Mapping[str, int]
-) -> dict[str, Shapes]:
-    """The shapes in each container that may hold stacked leaves."""
-    shapes: dict[str, list[tuple[int, ...]]] = {}
-    for names, shape in named:
-        if container := _container(names, containers):
-            shapes.setdefault(container, []).append(shape)
-    return dict(shapes)
-
-
-def _declared_axes(found: Mapping[str, Shapes], containers: Mapping[str, int]) -> dict[str, int]:
-    """The axis of the layers in each container, as the user says."""
-    axes = {}
-    for container, shapes in found.items():
-        axis = axes[container] = containers[container.rpartition("/")[2]]
-        if not _agree(shapes, axis):
+def _declared(
+    members: Sequence[_stacks.Member], stacked: Sequence[str] | Mapping[str, int]
+) -> dict[_stacks.Container, int]:
+    """The axis of the layers in each container that the user names."""
+    wanted = {
+        tuple(name.lower().split("/")): (name, axis)
+        for name, axis in _axes_by_name(stacked).items()
+    }
+    found: dict[_stacks.Container, list[_stacks.Member]] = {}
+    axes, used = {}, set()
+    for member in members:
+        lower = tuple(name.lower() for name in member.names)
+        ends = itertools.product(range(1, len(lower) + 1), wanted)
+        for end, key in ends:
+            if lower[max(end - len(key), 0) : end] == key:
+                found.setdefault(member.names[:end], []).append(member)
+                name, axes[member.names[:end]] = wanted[key]
+                used.add(name)
+                break
+    _check_found([name for name, _ in wanted.values() if name not in used], members)
+    for container, inside in found.items():
+        if axes[container] not in _stacks.common_axes(inside, [axes[container]]):
             raise ValueError(
-                f"stacked names {container!r}, but along axis {axis} its arrays, of the shapes "
-                f"{shapes}, do not all have the same size; name other containers, or pass ()."
+                f"stacked names {'/'.join(container)!r}, but along axis {axes[container]} its "
+                f"arrays do not all have the same size: {_stacks.some(inside)}. Name other "
+                "containers (a path such as 'layers/mlp' will do), another axis, or pass ()."
             )
     return axes
 
 
-def _detected_axes(found: Mapping[str, Shapes]) -> dict[str, int]:
-    """The axis of the layers in each container whose arrays agree on how many layers there are."""
-    axes = {}
-    for container, shapes in found.items():
-        if _agree(shapes, 0):
-            axes[container] = 0
-        # Plain matrices, [in, out], may well agree on their outputs.
-        elif _agree(shapes, 1) and any(len(shape) > 2 for shape in shapes):
-            axes[container] = 1
-    return axes
+def _check_found(missing: Iterable[str], members: Sequence[_stacks.Member]) -> None:
+    """Says so where ``stacked`` names no container; only a part of a tree may have none."""
+    modules = {name for names, _ in members for name in names[:-1]}
+    for name in missing if members else ():
+        hint = _layer_types.suggestion(name, modules)
+        message = f"stacked names {name!r}, but no module of these parameters is called so"
+        if hint:
+            raise ValueError(message + hint)
+        warnings.warn(message + ".", stacklevel=2)
 
 
-def _agree(shapes: Shapes, axis: int) -> bool:
-    sizes = {shape[axis] if len(shape) > axis else None for shape in shapes}
-    return len(sizes) == 1 and None not in sizes
-
-
-def _container(names: tuple[str, ...], containers: Mapping[str, int]) -> str:
-    """The path of the container that may hold a leaf stacked; empty where there is none."""
-    for position, name in enumerate(names[:-1]):
-        if name in containers and not re.fullmatch(
-            r"((layer|block|h)s?_?)?\d+", names[position + 1]
-        ):
-            return "/".join(names[: position + 1])
-    return ""
-
-
-def _block(names: tuple[str, ...]) -> str:
-    """The block of an unstacked leaf: up to its layer's number, or else the module around it."""
+def _block(names: tuple[str, ...], depth: int) -> str:
+    """A leaf's block: the stack from a depth on, a numbered layer, or the module around it."""
+    if depth:
+        of_group = depth < len(names) and _stacks.NUMBERED_CHILD.fullmatch(names[depth])
+        return "/".join(names[: depth + bool(of_group)])
     for position, name in enumerate(names):
-        if re.fullmatch(r"\d+|.*(layer|block|h)s?_?\d+", name):
+        if re.fullmatch(r"\d+|.*(layer|block|h)s?_?\d+", name, re.IGNORECASE):
             return "/".join(names[: position + 1])
     return "/".join(names[:-1]) or "/".join(names)

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optax_strat import _checks, _guard, _layout, _states
+from optax_strat import _checks, _guard, _states
+from optax_strat._axes import AxisName
+from optax_strat._layers import Layers, LayersLike
 
 
 class DynamicLossScaleState(NamedTuple):
@@ -28,14 +31,15 @@ class DynamicLossScaleState(NamedTuple):
 
 def dynamic_loss_scale(
     inner: optax.GradientTransformation,
-    initial: Any = 2.0**15,
+    initial: ArrayLike = 2.0**15,
     *,
-    factor: Any = 2.0,
-    growth_interval: Any = 2000,
-    minimum: Any = 1.0,
-    maximum: Any = 2.0**24,
-    max_consecutive: Any = 10,
-    stacked: _layout.Stacked = None,
+    factor: ArrayLike = 2.0,
+    growth_interval: ArrayLike = 2000,
+    minimum: ArrayLike = 1.0,
+    maximum: ArrayLike = 2.0**24,
+    max_consecutive: ArrayLike = 10,
+    layers: LayersLike = Layers(),
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides gradients by the loss scale, and finds the scale that float16 can bear.
 
@@ -64,7 +68,8 @@ def dynamic_loss_scale(
       maximum: the highest scale.
       max_consecutive: the number of steps skipped in a row at the lowest scale that
         :func:`raise_if_stuck` refuses.
-      stacked: as in :func:`skip_nonfinite`.
+      layers: as in :func:`skip_nonfinite`.
+      axis_name: as in :func:`skip_nonfinite`.
 
     Returns:
       The transformation; its state is a :class:`DynamicLossScaleState`.
@@ -94,9 +99,8 @@ def dynamic_loss_scale(
     References:
       Micikevicius et al., `Mixed Precision Training <https://arxiv.org/abs/1710.03740>`_, 2017
     """
-    _checks.check_count("max_consecutive", max_consecutive)
     _check(initial, factor, growth_interval, minimum, maximum)
-    guarded = _guard.guard(inner, max_consecutive, stacked)
+    guarded = _guard.skip_nonfinite(inner, max_consecutive, layers=layers, axis_name=axis_name)
 
     def init(params: Any) -> DynamicLossScaleState:
         return DynamicLossScaleState(
@@ -135,7 +139,7 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def loss_scale(opt_state: Any) -> jax.Array:
+def loss_scale(opt_state: optax.OptState) -> jax.Array:
     """Reads what to multiply the loss by, wherever :func:`dynamic_loss_scale` sits in a state.
 
     Works inside ``jax.jit``. Multiply where the loss is float32 already: scaled in float16 it would

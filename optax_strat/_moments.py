@@ -9,33 +9,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from optax_strat import _checks, _rounding, _second_moments
 from optax_strat._second_moments import keep
 
 
 def zero_mu(params: Any, mu_dtype: Any) -> Any:
-    """First moments of zero, like the parameters (also sharded like them), in ``mu_dtype``.
-
-    Those of complex parameters stay complex, whatever ``mu_dtype`` is.
-    """
+    """First moments of zero, like the parameters (also sharded like them), in ``mu_dtype``."""
     _checks.check_parameters(params)
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(p, dtype=None if jnp.iscomplexobj(p) else mu_dtype), params
-    )
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype), params)
+
+
+def widened(mu: jax.Array, g: jax.Array) -> jax.Array:
+    """A first moment in the dtype that its gradient is reckoned in."""
+    if jnp.iscomplexobj(mu) and not jnp.iscomplexobj(g):
+        mu = mu.real  # of a real gradient all is real
+    return mu.astype(g.dtype)
 
 
 def update_moments(
     g: jax.Array,
-    mu: jax.Array,
+    mu: jax.Array | None,
     nu: Any,
     seed: jax.Array,
-    b1: Any,
-    b2: Any,
+    b1: ArrayLike,
+    b2: ArrayLike,
     *,
     centred: bool = False,
     accept: Any = None,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array | None, Any]:
     """One step of both moving averages, without bias correction (Aardvark, eqs. 4 and 5).
 
     Where ``accept`` is false the moments stay as they are. That choice, and the rounding to the
@@ -45,7 +48,7 @@ def update_moments(
 
     Args:
       g: the gradient, in at least float32.
-      mu: the first moment.
+      mu: the first moment; None where none is kept.
       nu: the second moment, kept in any way of :mod:`optax_strat._second_moments`.
       seed: for its stochastic rounding.
       b1: decay of the first moment.
@@ -56,19 +59,22 @@ def update_moments(
     Returns:
       Both moments, as they are kept.
     """
-    old = mu.astype(g.dtype)
+    if mu is None:
+        v = _second_moments.accumulate(nu, g, b2, accept)
+        return None, _second_moments.store(v, nu, seed)
+    old = widened(mu, g)
     m = b1 * old + (1 - b1) * g
     v = _second_moments.accumulate(nu, g - m if centred else g, b2, accept)
     return keep(accept, m, old).astype(mu.dtype), _second_moments.store(v, nu, seed)
 
 
-def corrections(count: jax.Array, b1: Any, b2: Any) -> tuple[jax.Array, jax.Array]:
+def corrections(count: jax.Array, b1: ArrayLike, b2: ArrayLike) -> tuple[Any, Any]:
     """The factors 1 / (1 - b^t) of both moments' bias corrections (Aardvark, eqs. 6 and 7)."""
     return 1 / (1 - b1**count), 1 / (1 - b2**count)
 
 
 def one_pass(
-    step: Callable[..., tuple[jax.Array, jax.Array, Any]],
+    step: Callable[..., tuple[jax.Array, jax.Array | None, Any]],
     updates: Any,
     mu: Any,
     nu: Any,
@@ -82,7 +88,7 @@ def one_pass(
         ``per_leaf`` values to the direction, in any precision, and the new moments as they are
         kept.
       updates: the gradients.
-      mu: the first moments.
+      mu: the first moments; None where none are kept.
       nu: the second moments, kept in any way of :mod:`optax_strat._second_moments`.
       count: the number of the step.
       *per_leaf: further sequences in the order of the gradients' leaves.
@@ -91,11 +97,16 @@ def one_pass(
       The directions like the gradients, and both moments.
     """
     gradients, treedef = jax.tree.flatten(updates)
-    mus, mu_treedef = jax.tree.flatten(mu)
+    mus = [None] * len(gradients) if mu is None else jax.tree.leaves(mu)
     directions, new_mus, new_nus = [], [], []
     leaves = zip(gradients, mus, _second_moments.split(nu), *per_leaf, strict=True)
     for index, (g, m, v, *rest) in enumerate(leaves):
         g = jnp.asarray(g)
+        if jnp.iscomplexobj(g) and m is not None and not jnp.iscomplexobj(m):
+            raise ValueError(
+                f"mu_dtype={m.dtype.name!r} cannot hold the imaginary part of complex gradients; "
+                "use mu_dtype=None, or a complex dtype."
+            )
         seed = _rounding.rounding_seed(count, index)
         direction, new_m, new_v = step(g.astype(_wide(g)), m, v, seed, *rest)
         directions.append(direction.astype(g.dtype))
@@ -103,7 +114,7 @@ def one_pass(
         new_nus.append(new_v)
     return (
         jax.tree.unflatten(treedef, directions),
-        jax.tree.unflatten(mu_treedef, new_mus),
+        None if mu is None else jax.tree.unflatten(jax.tree.structure(mu), new_mus),
         _second_moments.join(nu, new_nus),
     )
 

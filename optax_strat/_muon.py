@@ -1,69 +1,93 @@
 """Muon on the matrices of a language model, whatever shape their kernels have."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import AxisType
+from jax.typing import ArrayLike, DTypeLike
 from optax import contrib
 
-from optax_strat import _checks, _layer_types, _layout, _matrices, _paths
+from optax_strat import _checks, _explicit, _layer_types, _matrices, _paths
+from optax_strat._layers import Layers, LayersLike, as_layers
+
+Coefficients: TypeAlias = Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]]
+Preconditioning: TypeAlias = Literal["frobenius", "spectral", "aol", "schatten"]
 
 
 def scale_by_muon(
-    beta: Any = 0.95,
+    beta: ArrayLike = 0.95,
     ns_steps: int = 5,
-    eps: Any = 1e-8,
+    eps: ArrayLike = 1e-8,
     *,
-    rms: Any = 0.2,
+    ns_coeffs: Coefficients = (3.4445, -4.7750, 2.0315),
+    preconditioning: Preconditioning = "frobenius",
+    rms: ArrayLike | Literal["jordan"] | None = 0.2,
     nesterov: bool = True,
-    mu_dtype: Any = None,
+    mu_dtype: DTypeLike | None = None,
     matrices: _matrices.MatrixRules = _matrices.DEFAULT_MATRICES,
-    layer_types: _layer_types.LayerTypes = None,
-    stacked: _layout.Stacked = None,
+    layers: LayersLike = Layers(),
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon's direction for every matrix that it gets, for a group of :func:`stratify`.
 
-    ``optax.contrib.scale_by_muon``, with three things added. It finds the matrices by itself: each
+    ``optax.contrib.scale_by_muon``, with four things added. It finds the matrices by itself: each
     layer of a stack and each expert is orthogonalized on its own, and an attention kernel
-    [D, N, H] as the matrix from D to N·H. It gives its updates the size of Adam's, so that both go
-    with one learning rate:
+    [D, N, H] as the matrix from D to N·H (:func:`muon_dimensions` shows which it finds). It gives
+    its updates the size of Adam's, so that both go with one learning rate:
 
     .. math::
       u = 0.2 \sqrt{\max(in, out)} \; \mathrm{NewtonSchulz}(m)
 
-    And it works on meshes with explicit axes, on which Optax's own fails (its products contract
-    sharded dimensions): the shardings of updates and state stay, those inside are the compiler's.
+    It works on meshes with explicit axes, on which Optax's own fails (its products contract sharded
+    dimensions): the shardings of updates and state stay, those inside are the compiler's. And
+    float16 gradients are orthogonalized in float32, where a gradient of zeros gives zeros.
 
     Args:
       beta: decay of the momentum, in [0, 1).
       ns_steps: Newton-Schulz iterations; static, so ``inject_hyperparams`` must be told.
       eps: added to norms, 0 or above.
-      rms: the root mean square of the updates' entries that matrices of full rank get, above 0;
-        None leaves them orthogonal.
-      nesterov: whether to look ahead.
+      ns_coeffs: three coefficients of an iteration, or three for each, whose number then replaces
+        ``ns_steps``.
+      preconditioning: what bounds singular values before the first iteration; see
+        ``optax.contrib.muon``.
+      rms: the size of updates: the root mean square of their entries that matrices of full rank
+        get, above 0; or ``'jordan'``, orthogonal updates times :math:`\sqrt{\max(1, out/in)}`, for
+        learning rates of Jordan's Muon; or None, orthogonal updates as they are.
+      nesterov: whether to look ahead. As in Optax the momentum is bias-corrected, so that in the
+        first steps it weighs more beside the gradient than in Jordan's.
       mu_dtype: dtype of the momentum, or its name; None means the parameters' own.
-      matrices: rules for kernels; see :data:`DEFAULT_MATRICES`.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      stacked: which containers hold stacked leaves; detected in the leaves of the group alone, so
-        name them where attention or MLPs come without the rest.
+      matrices: rules for kernels, yours before the default ones; see :data:`DEFAULT_MATRICES`.
+      layers: how layers and their types are found; see :class:`Layers`.
 
     Returns:
-      The transformation; its state is an ``optax.contrib.MuonState``, with one count.
+      The transformation; its state is an ``optax.contrib.MuonState``, with one count and the
+      momentum alone (``ns_coeffs`` is None: the coefficients are constants).
 
     Raises:
-      ValueError: a number lies outside its range; at ``init``, a parameter is no matrix.
+      ValueError: an argument lies outside its range; at ``init``, a parameter is no matrix, or it
+        is not known which dimensions form it.
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from optax_strat import scale_by_muon
+      >>> from optax_strat import DEFAULT_MATRICES, muon_dimensions, scale_by_muon
       >>> tx = scale_by_muon(rms=None)
       >>> gradients = {'mlp': jnp.diag(jnp.array([1.0, 10.0]))}
       >>> updates, _ = tx.update(gradients, tx.init(gradients))
       >>> bool(jnp.allclose(updates['mlp'], jnp.eye(2), atol=0.35))
       True
+
+      Queries and keys of 2 heads, orthogonalized head by head and not as one matrix from 8 to 2·4:
+
+      >>> by_head = (('query|key', 'ibo'), *DEFAULT_MATRICES)
+      >>> tx = scale_by_muon(rms='jordan', matrices=by_head)
+      >>> params = {'attn': {'query': jnp.ones((8, 2, 4)), 'value': jnp.ones((8, 2, 4))}}
+      >>> for name, sides in muon_dimensions(params, matrices=by_head)['attn'].items():
+      ...     print(name, *sides)
+      query (0,) (2,)
+      value (0,) (1, 2)
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024. Liu et al., Muon
@@ -72,65 +96,105 @@ def scale_by_muon(
     _checks.check_decay("beta", beta)
     _checks.check_count("ns_steps", ns_steps)
     _checks.check_not_negative("eps", eps)
-    if rms is not None:
+    _checks.check_choice("preconditioning", preconditioning, _PRECONDITIONINGS)
+    _check_coefficients(ns_coeffs)
+    if isinstance(rms, str):
+        _checks.check_choice("rms", rms, ("jordan",))
+    elif rms is not None:
         _checks.check_positive("rms", rms)
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
+    layers = as_layers(layers)
 
-    def axes(tree: Any) -> list[_matrices.Axes]:
-        found = _matrices.matrix_axes(tree, matrices, layer_types, stacked)
-        vectors = [
-            "/".join(names)
-            for (names, _), known in zip(_paths.named_leaves(tree), found, strict=True)
-            if known is None
-        ]
-        if vectors:
-            raise ValueError(
-                f"Muon is for matrices, and these parameters are none:\n"
-                f"  {_layer_types.listed(vectors)}\n"
-                "Give them to another group by a rule, such as layer_types="
-                f"((r'{vectors[0].rpartition('/')[2]}', 'norm'), *DEFAULT_RULES)."
-            )
-        return [known for known in found if known is not None]
+    # The singular value decomposition behind 'spectral' knows no half precision either.
+    narrow = (jnp.float16, jnp.bfloat16) if preconditioning == "spectral" else (jnp.float16,)
 
     def dimensions(tree: Any) -> Any:
-        numbers = [contrib.MuonDimensionNumbers(*sides) for sides in axes(tree)]
-        return jax.tree.unflatten(jax.tree.structure(tree), numbers)
+        return jax.tree.unflatten(jax.tree.structure(tree), _sides(tree, matrices, layers))
 
-    def sized(u: jax.Array, g: jax.Array, sides: contrib.MuonDimensionNumbers) -> jax.Array:
-        fan_in, fan_out = (math.prod(u.shape[axis] for axis in side) for side in sides)
-        return (u if rms is None else u * (rms * max(fan_in, fan_out) ** 0.5)).astype(g.dtype)
+    def direction(
+        updates: Any, mu: Any, count: jax.Array, beta: Any, eps: Any, rms: Any, coefficients: Any
+    ) -> tuple[Any, Any]:
+        muon = contrib.scale_by_muon(
+            ns_steps=ns_steps,
+            beta=beta,
+            eps=eps,
+            nesterov=nesterov,
+            preconditioning=preconditioning,
+            weight_dimension_numbers=dimensions,
+        )
+        wide_g, wide_mu = jax.tree.map(
+            lambda x: x.astype(jnp.float32) if x.dtype in narrow else x, (updates, mu)
+        )
+        state = contrib.MuonState(count, wide_mu, jnp.asarray(coefficients))
+        directions, state = muon.update(wide_g, state)
 
-    muon = contrib.scale_by_muon(
-        ns_steps=ns_steps,
-        beta=beta,
-        eps=eps,
-        mu_dtype=mu_dtype,
-        nesterov=nesterov,
-        weight_dimension_numbers=dimensions,
-    )
+        def sized(u: jax.Array, g: jax.Array, sides: contrib.MuonDimensionNumbers) -> jax.Array:
+            return (u * _size(rms, u.shape, sides)).astype(g.dtype)
 
-    def init(params: Any) -> Any:
-        axes(params)
-        return muon.init(params)
+        directions = jax.tree.map(sized, directions, updates, dimensions(updates))
+        return directions, jax.tree.map(lambda new, old: new.astype(old.dtype), state.mu, mu)
+
+    def init(params: Any) -> contrib.MuonState:
+        dimensions(params)
+        mu = optax.tree.zeros_like(params, dtype=mu_dtype)
+        return contrib.MuonState(count=jnp.zeros([], jnp.int32), mu=mu, ns_coeffs=None)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         del params, extra_args
-        directions, state = _on_automatic_axes(muon.update)(updates, state)
-        return jax.tree.map(sized, directions, updates, dimensions(updates)), state
+        arguments = (updates, state.mu, state.count, beta, eps, rms, ns_coeffs)
+        if _explicit.on_explicit_axes():
+            specs = _explicit.specs((updates, state.mu))
+            updates, mu = _explicit.on_automatic_axes(direction, specs, *arguments)
+        else:
+            updates, mu = direction(*arguments)
+        return updates, state._replace(count=optax.safe_increment(state.count), mu=mu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _on_automatic_axes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Leaves shardings inside a function to the compiler; its results are sharded as its arguments.
+_PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
-    On a mesh with explicit axes a product of two sharded dimensions, or a reshape, is an error.
-    """
 
-    def call(*arguments: Any) -> Any:
-        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
-            return function(*arguments)
-        specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, arguments)
-        return jax.sharding.auto_axes(function, out_sharding=specs)(*arguments)
+def _check_coefficients(coefficients: Any) -> None:
+    """Raises ValueError unless there are three coefficients, or three for each iteration."""
+    try:
+        shape = np.shape(coefficients)
+    except ValueError:  # Rows of different lengths.
+        shape = ()
+    if not shape or shape[-1] != 3 or len(shape) > 2 or 0 in shape:
+        raise ValueError(
+            "ns_coeffs must be three numbers, or three for each Newton-Schulz iteration, but it is "
+            f"{coefficients!r}."
+        )
 
-    return call
+
+def _sides(
+    tree: Any, rules: _matrices.MatrixRules, layers: Layers
+) -> list[contrib.MuonDimensionNumbers]:
+    """The two sides of the matrices in each leaf of a tree; raises where there are none."""
+    found = _matrices.matrix_axes(tree, rules, layers)
+    vectors = [
+        "/".join(names)
+        for (names, _), known in zip(_paths.named_leaves(tree), found, strict=True)
+        if known is None
+    ]
+    if vectors:
+        raise ValueError(
+            f"Muon is for matrices, and these parameters are none:\n"
+            f"  {_layer_types.listed(vectors)}\n"
+            "Give them to another group by a rule, such as layers=Layers(rules="
+            f"((r'{vectors[0].rpartition('/')[2]}', 'vector'), *DEFAULT_RULES))."
+        )
+    return [contrib.MuonDimensionNumbers(*known) for known in found if known is not None]
+
+
+def _size(
+    rms: ArrayLike | str | None, shape: Sequence[int], sides: contrib.MuonDimensionNumbers
+) -> Any:
+    """What an orthogonal update of a shape is multiplied by."""
+    fan_in, fan_out = (math.prod(shape[axis] for axis in side) for side in sides)
+    if rms is None:
+        return 1.0
+    if isinstance(rms, str):
+        return max(1.0, fan_out / fan_in) ** 0.5
+    return rms * max(fan_in, fan_out) ** 0.5

@@ -4,17 +4,20 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from optax_strat import _checks, _layer_types, _layout, _strata
+from optax_strat import _checks, _sums
+from optax_strat._axes import AxisName
+from optax_strat._layer_types import LayerType
+from optax_strat._layers import Layers, LayersLike, as_layers
 
 
 def norms_by_layer_type(
-    tree: Any,
+    tree: optax.Updates,
     *,
     reduce: Literal["joint", "mean"] = "joint",
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    stacked: _layout.Stacked = None,
+    layers: LayersLike = Layers(),
+    axis_name: AxisName = None,
 ) -> dict[str, jax.Array]:
     """The norm of a tree's leaves by layer type: of gradients, updates or parameters.
 
@@ -23,12 +26,13 @@ def norms_by_layer_type(
       reduce: ``'joint'`` for the L2 norm of everything of a type (the squares add up to the square
         of the global norm); ``'mean'`` for the mean over the type's layers of their own norms, the
         reading of "Avg Gradient Norm" (Aardvark, Table 2) that does not grow with depth.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
-      stacked: which containers hold stacked leaves, each slice of which is a layer.
+      layers: how layers and their types are found; see :class:`Layers`. Each slice of a stacked
+        leaf is a layer.
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``; see :func:`clip_by_layer_norm`.
 
     Returns:
-      A float32 scalar for each layer type that the tree has, in the order of :class:`LayerType`.
+      A float32 scalar for each layer type that the tree has: those of :class:`LayerType` in
+      its order, then your own.
 
     Raises:
       ValueError: ``reduce`` is unknown, or a parameter has no layer type.
@@ -41,36 +45,33 @@ def norms_by_layer_type(
       {'embedding': 5.0, 'attention': 10.0}
     """
     _checks.check_choice("reduce", reduce, ("joint", "mean"))
-    labels = _layer_types.labeler(layer_types, unmatched)(tree)
+    layers = as_layers(layers)
     if reduce == "mean":
-        return mean_norms(tree, labels, stacked)
-    # By way of the layers' norms, as in global_norm, so that XLA shares them with an optimizer's.
-    return {
-        kind: jnp.linalg.norm(jnp.sqrt(squares))
-        for kind, squares in _by_type(tree, labels, stacked).items()
-    }
+        return mean_norms(tree, layers, axis_name)
+    norms = _by_type(tree, layers, axis_name)
+    return {kind: _sums.joint_norm(of_layers) for kind, of_layers in norms.items()}
 
 
-def mean_norms(tree: Any, labels: Any, stacked: _layout.Stacked) -> dict[str, jax.Array]:
+def mean_norms(tree: Any, layers: Layers, axis_name: AxisName = None) -> dict[str, jax.Array]:
     """The mean norm of the layers of each type."""
+    norms = _by_type(tree, layers, axis_name)
+    return {kind: jnp.sum(of_layers / of_layers.size) for kind, of_layers in norms.items()}
+
+
+def _by_type(tree: Any, layers: Layers, axis_name: AxisName) -> dict[str, jax.Array]:
+    """The norms of the layers of each type that the tree has."""
+    leaves = layers.layout(tree)
+    # By way of the layers' norms, as in global_norm, so that XLA shares them with an optimizer's.
+    norms = _sums.roots(_sums.squares(tree, leaves, axis_name))
+    labels = jax.tree.leaves(layers.labels(tree))
+    present = dict.fromkeys([kind.value for kind in LayerType if kind in labels] + labels)
     return {
-        kind: jnp.mean(_strata.roots(squares))
-        for kind, squares in _by_type(tree, labels, stacked).items()
+        kind: jnp.concatenate(
+            [
+                norms[leaf.start : leaf.stop]
+                for leaf, label in zip(leaves, labels, strict=True)
+                if label == kind
+            ]
+        )
+        for kind in present
     }
-
-
-def _by_type(tree: Any, labels: Any, stacked: _layout.Stacked) -> dict[str, jax.Array]:
-    """The sums of squares of the layers of each type that the tree has."""
-    leaves = _layout.layout(tree, stacked)
-    sums = _strata.square_sums(tree, leaves)
-    kinds = jax.tree.leaves(labels)
-    grouped = {}
-    for layer_type in _layer_types.LayerType:
-        parts = [
-            sums[leaf.start : leaf.stop]
-            for leaf, kind in zip(leaves, kinds, strict=True)
-            if kind == layer_type
-        ]
-        if parts:
-            grouped[layer_type.value] = jnp.concatenate(parts)
-    return grouped

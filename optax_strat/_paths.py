@@ -1,7 +1,7 @@
 """Paths of parameters as tuples of names, whatever library the parameters come from."""
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,20 +9,23 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 
 def segments(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """Splits a JAX key path into lower-case names and decimal indices.
+    """Splits a JAX key path into names and decimal indices, in the case that they have.
 
     The same parameter gets the same segments in every dress that it wears: the ``.value`` by which
     NNX variables and Linen boxes hold their array is dropped (it is there at ``init`` and may be
     gone at ``update``), but only as the last attribute, because modules may be called ``value``
-    too. Haiku's ``'transformer/~/linear_0'`` and Hugging Face's ``'model.layers.0.mlp'`` are one
-    key each, and several segments.
+    too. Haiku's ``'transformer/~/linear_0'``, Hugging Face's ``'model.layers.0.mlp'`` and the
+    tuples of ``flax.traverse_util.flatten_dict`` are one key each, and several segments.
     """
     if path and path[-1] == GetAttrKey("value"):
         path = path[:-1]
-    names: list[str] = []
-    for key in path:
-        names.extend(part for part in _key_text(key).replace(".", "/").split("/") if part != "~")
-    return tuple(name.lower() for name in names if name)
+    return tuple(
+        name
+        for key in path
+        for text in _key_texts(key)
+        for name in text.replace(".", "/").split("/")
+        if name and name != "~"
+    )
 
 
 def is_index(segment: str) -> bool:
@@ -88,11 +91,13 @@ def _ranges(numbers: list[str]) -> list[str]:
     return [",".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)]
 
 
-def _key_text(key: Any) -> str:
+def _key_texts(key: Any) -> Iterator[str]:
     match key:
+        case DictKey(key=tuple(names)) | FlattenedIndexKey(key=tuple(names)):
+            yield from map(str, names)
         case DictKey(key=name) | FlattenedIndexKey(key=name) | GetAttrKey(name=name):
-            return str(name)
+            yield str(name)
         case SequenceKey(idx=index):
-            return str(index)
+            yield str(index)
         case _:  # a key type of a pytree library of its own
-            return str(key)
+            yield str(key)

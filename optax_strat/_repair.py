@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_strat import _axes
+from optax_strat._axes import AxisName
+
 
 class RepairNonfiniteState(NamedTuple):
     """State of :func:`repair_nonfinite`."""
@@ -14,11 +17,15 @@ class RepairNonfiniteState(NamedTuple):
     """Steps whose gradients were repaired so far, int32 of shape ()."""
 
 
-def repair_nonfinite() -> optax.GradientTransformationExtraArgs:
+def repair_nonfinite(*, axis_name: AxisName = None) -> optax.GradientTransformationExtraArgs:
     """Sets every entry of a gradient that is NaN or infinite to zero, and counts such steps.
 
     ``jax.numpy.nan_to_num`` with all three replacements zero: an infinite entry has no usable size,
     and the largest float in its place would overflow the norms. Put it before everything else.
+
+    Args:
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``, where every device would count for
+        itself; see :func:`clip_by_layer_norm`.
 
     Returns:
       The transformation; its state is a :class:`RepairNonfiniteState`.
@@ -41,8 +48,10 @@ def repair_nonfinite() -> optax.GradientTransformationExtraArgs:
         updates: Any, state: RepairNonfiniteState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, RepairNonfiniteState]:
         del params, extra_args
-        finite = [jnp.all(jnp.isfinite(u)) for u in jax.tree.leaves(updates)]
+        leaves = jax.tree.leaves(updates)
+        finite = [jnp.all(jnp.isfinite(u)) for u in leaves]
         broken = ~jnp.all(jnp.asarray(finite, bool)) if finite else jnp.asarray(False)
+        broken = _axes.anywhere(broken, axis_name, *leaves)
         repaired = jax.tree.map(lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)), updates)
         total = jnp.where(broken, optax.safe_increment(state.total), state.total)
         return repaired, RepairNonfiniteState(total)

@@ -1,31 +1,36 @@
 """Different updates for different layer types."""
 
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from optax_strat import _checks, _layer_types, _layout
+from optax_strat._layers import Layers, LayersLike, as_layers
+
+Scales: TypeAlias = Mapping[str, ArrayLike | optax.GradientTransformation]
+
+OTHERS = "*"
+"""What stands for all types that have no scale of their own."""
 
 
 class ScaleByLayerTypeState(NamedTuple):
     """State of :func:`scale_by_layer_type`."""
 
-    multipliers: jax.Array
-    """What each :class:`LayerType` is multiplied by, float32 of shape (6,); 1 where it has no
-    number or no parameters. As found at ``init``; only :func:`record_statistics` renews it."""
+    multipliers: dict[str, jax.Array]
+    """What each type in ``scales`` is multiplied by, and ``'*'`` for all others, float32 of shape
+    (); 1 where a type has no number or no parameters. As found at ``init``; only
+    :func:`record_statistics` renews it."""
     inner_state: Any
 
 
 def scale_by_layer_type(
-    scales: Mapping[str, float | optax.GradientTransformation],
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    *,
-    normalize: bool = False,
+    scales: Scales, layers: LayersLike = Layers(), *, normalize: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     r"""Multiplies the updates of each layer type by a number of its own.
 
@@ -36,8 +41,7 @@ def scale_by_layer_type(
 
     Args:
       scales: a number, or any transformation, for each layer type; types left out are not changed.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
+      layers: how layer types are found; see :class:`Layers`. Types of your own are as good as ours.
       normalize: divide the numbers by their mean over all parameters, so that the mean learning
         rate is that of the optimizer without them.
 
@@ -57,23 +61,35 @@ def scale_by_layer_type(
       >>> {name: round(x.item(), 4) for name, x in scaled.items()}
       {'attn': 1.5, 'lm_head': 1.8, 'mlp': 1.0}
     """
-    _layer_types.check_layer_types("scale_by_layer_type", scales)
+    layers = as_layers(layers)
+    layers.check_types("scale_by_layer_type", scales)
+    scales = {str(layer_type): scale for layer_type, scale in scales.items()}
     for layer_type, scale in scales.items():
         if not isinstance(scale, optax.GradientTransformation):
             _checks.check_not_negative(f"The scale of {layer_type!r}", scale)
-    label = _layer_types.labeler(layer_types, unmatched)
-    for layer_type, scale in scales.items():
         if normalize and not _checks.is_number(scale):
             raise ValueError(f"normalize=True needs numbers, but {layer_type!r} has {scale!r}.")
 
-    def numbers_for(tree: Any, labels: Any) -> Mapping[str, Any]:
-        return normalized_scales(scales, tree, labels) if normalize else scales
+    def label(tree: Any) -> Any:
+        return jax.tree.map(lambda kind: kind if kind in scales else OTHERS, layers.labels(tree))
+
+    def partition(numbers: Scales) -> optax.GradientTransformationExtraArgs:
+        transforms = {
+            kind: scale if isinstance(scale, optax.GradientTransformation) else scale_by(scale)
+            for kind, scale in numbers.items()
+        }
+        return optax.partition(transforms, label)
+
+    def numbers_for(tree: Any) -> Scales:
+        numbers = {OTHERS: 1.0} | scales
+        return _normalized(numbers, tree, label(tree)) if normalize else numbers
 
     def init(params: Any) -> ScaleByLayerTypeState:
-        labels = label(params)
-        numbers = numbers_for(params, labels)
-        inner_state = _partition(numbers, label).init(params)
-        return ScaleByLayerTypeState(_multipliers(numbers, labels), inner_state)
+        _warn_of_unused(scales, params, layers)
+        numbers = numbers_for(params)
+        return ScaleByLayerTypeState(
+            _multipliers(numbers, label(params)), partition(numbers).init(params)
+        )
 
     def update(
         updates: Any,
@@ -83,53 +99,59 @@ def scale_by_layer_type(
         record: bool = False,
         **extra_args: Any,
     ) -> tuple[Any, ScaleByLayerTypeState]:
-        labels = label(updates)
-        numbers = numbers_for(updates, labels)
-        scaled, inner_state = _partition(numbers, label).update(
+        numbers = numbers_for(updates)
+        scaled, inner_state = partition(numbers).update(
             updates, state.inner_state, params, **extra_args
         )
         # Constants that a program returns cost a copy at every step, so only if somebody records.
-        multipliers = _multipliers(numbers, labels) if record else state.multipliers
+        multipliers = _multipliers(numbers, label(updates)) if record else state.multipliers
         return scaled, ScaleByLayerTypeState(multipliers, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def normalized_scales(scales: Mapping[str, float], tree: Any, labels: Any) -> dict[str, float]:
-    """All types' multipliers, divided by their mean over the parameters of a tree."""
-    every = {layer_type: float(scales.get(layer_type, 1.0)) for layer_type in _all_types()}
+def _normalized(numbers: Scales, tree: Any, labels: Any) -> Scales:
+    """The numbers, divided by their mean over the parameters of a tree."""
     sizes = [math.prod(_layout.shape_of(leaf)) for leaf in jax.tree.leaves(tree)]
-    weighted = sum(
-        every[kind] * size for kind, size in zip(jax.tree.leaves(labels), sizes, strict=True)
-    )
+    kinds = jax.tree.leaves(labels)
+    weighted = sum(numbers[kind] * size for kind, size in zip(kinds, sizes, strict=True))
     mean = weighted / sum(sizes) if weighted else 1.0
-    return {layer_type: scale / mean for layer_type, scale in every.items()}
+    return {kind: number / mean for kind, number in numbers.items()}
 
 
-def _all_types() -> list[str]:
-    return [layer_type.value for layer_type in _layer_types.LayerType]
+def _warn_of_unused(scales: Scales, params: Any, layers: Layers) -> None:
+    """Where a function gives the labels, a misspelt type can only be seen with the parameters."""
+    if layers.types() is not None or not jax.tree.leaves(params):
+        return
+    given = dict.fromkeys(jax.tree.leaves(layers.labels(params)))
+    for layer_type in scales:
+        hint = _layer_types.suggestion(layer_type, given)
+        if (
+            layer_type not in given
+            and layer_type not in _layer_types.LayerType.__members__
+            and hint
+        ):
+            warnings.warn(f"No parameter has the type {layer_type!r}{hint}", stacklevel=2)
 
 
-def _multipliers(numbers: Mapping[str, Any], labels: Any) -> jax.Array:
+def _multipliers(numbers: Scales, labels: Any) -> dict[str, jax.Array]:
     """The number of each type; 1 for those that have none, or nothing to multiply."""
-    present = {
-        kind: number
+    present = set(jax.tree.leaves(labels))
+    return {
+        kind: jnp.asarray(
+            number
+            if kind in present and not isinstance(number, optax.GradientTransformation)
+            else 1.0,
+            jnp.float32,
+        )
         for kind, number in numbers.items()
-        if kind in jax.tree.leaves(labels) and not isinstance(number, optax.GradientTransformation)
     }
-    return jnp.stack([jnp.asarray(present.get(kind, 1.0), jnp.float32) for kind in _all_types()])
 
 
-def _partition(scales: Mapping[str, Any], label: Any) -> optax.GradientTransformationExtraArgs:
-    transforms = dict.fromkeys(_all_types(), optax.identity())
-    for layer_type, scale in scales.items():
-        is_transform = isinstance(scale, optax.GradientTransformation)
-        transforms[str(layer_type)] = scale if is_transform else _scale(scale)
-    return optax.partition(transforms, label)
-
-
-def _scale(number: Any) -> optax.GradientTransformation:
+def scale_by(number: ArrayLike) -> optax.GradientTransformation:
     """``optax.scale``, but numbers of NumPy and JAX do not change the dtype of the updates."""
+    if _checks.is_number(number) and number == 1:
+        return optax.identity()
     return optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda u: jnp.asarray(number, jnp.result_type(u)) * u, updates

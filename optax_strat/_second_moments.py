@@ -16,12 +16,13 @@ References:
   <https://arxiv.org/abs/1804.04235>`_, 2018
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from optax_strat import _checks, _layout, _rounding
+from optax_strat._layers import Layers
 
 
 class FactoredMoments(NamedTuple):
@@ -45,29 +46,26 @@ class Factors(NamedTuple):
     columns: jax.Array
 
 
-def check_storage(dtype: Any, factored: bool) -> Any:
-    """The dtype of full second moments; raises ValueError for what cannot be kept in it."""
-    dtype = _checks.floating_dtype("nu_dtype", dtype)
-    if dtype not in (None, jnp.float32, jnp.bfloat16):
-        raise ValueError(
-            f"nu_dtype must be 'float32', 'bfloat16' or None, but it is {dtype.name!r}."
-        )
-    if factored and dtype == jnp.bfloat16:
-        raise ValueError(
-            "factored=True keeps its few means in float32; leave nu_dtype at None beside it."
-        )
-    return dtype
+SecondMoment: TypeAlias = Literal["float32", "bfloat16", "factored"] | None
+"""How second moments are kept; None is float32 (float64 for float64 parameters)."""
 
 
-def zero_nu(params: Any, dtype: Any, factored: bool, stacked: _layout.Stacked) -> Any:
-    """Second moments of zero: real, at least float32 unless ``dtype`` says otherwise."""
+def check_second_moment(second_moment: SecondMoment) -> None:
+    """Raises ValueError for an unknown storage."""
+    choices = (None, "float32", "bfloat16", "factored")
+    _checks.check_choice("second_moment", second_moment, choices)
+
+
+def zero_nu(params: Any, second_moment: SecondMoment, layers: Layers) -> Any:
+    """Second moments of zero: real, at least float32 unless it is told otherwise."""
+    dtype = None if second_moment in (None, "factored") else jnp.dtype(second_moment)
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or _real_wide(p)), params)
-    if not factored:
+    if second_moment != "factored":
         return zeros
     leaves, treedef = jax.tree.flatten(zeros)
     parts = [
         _zero_parts(leaf, axes)
-        for leaf, axes in zip(leaves, _matrix_axes(params, stacked), strict=True)
+        for leaf, axes in zip(leaves, _matrix_axes(params, layers), strict=True)
     ]
     return FactoredMoments(
         *(jax.tree.unflatten(treedef, [part[i] for part in parts]) for i in range(3))
@@ -80,6 +78,19 @@ def split(nu: Any) -> list[jax.Array | Factors]:
         return jax.tree.leaves(nu)
     parts = zip(*(jax.tree.leaves(tree) for tree in nu), strict=True)
     return [Factors(rows, columns) if rows.ndim else full for rows, columns, full in parts]
+
+
+def like_parameters(nu: Any) -> Any:
+    """A tree with the paths and shapes of the parameters whose second moments these are."""
+    if not isinstance(nu, FactoredMoments):
+        return nu
+    shapes = [
+        jax.ShapeDtypeStruct(tuple(map(max, m.rows.shape, m.columns.shape)), m.rows.dtype)
+        if isinstance(m, Factors)
+        else m
+        for m in split(nu)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(nu.full), shapes)
 
 
 def join(like: Any, moments: list[jax.Array | Factors]) -> Any:
@@ -120,8 +131,11 @@ def estimate(nu: jax.Array | Factors) -> jax.Array:
         return nu.astype(_real_wide(nu))
     row, _ = _kept_axes(nu)
     mean = jnp.mean(nu.rows, axis=row, keepdims=True)
-    # The quotient first: the product of two small means can underflow.
-    return nu.rows / jnp.where(mean > 0, mean, 1.0) * nu.columns
+    safe = jnp.where(mean > 0, mean, 1.0)
+    # The quotient first: the product of two small means can underflow. So can the square of one, by
+    # which the slope of a quotient divides: that of a quotient by 1 does not.
+    size = jax.lax.stop_gradient(safe)
+    return (nu.rows / size) / (safe / size) * nu.columns
 
 
 def store(nu: jax.Array | Factors, like: jax.Array | Factors, seed: jax.Array) -> Any:
@@ -135,15 +149,15 @@ def store(nu: jax.Array | Factors, like: jax.Array | Factors, seed: jax.Array) -
     return nu.astype(like.dtype)
 
 
-def keep(accept: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+def keep(accept: Any, new: Any, old: Any) -> Any:
     """The new value where the step is accepted (or nobody asks), the old one where it is not."""
     return new if accept is None else jnp.where(accept, new, old)
 
 
-def _matrix_axes(params: Any, stacked: _layout.Stacked) -> list[tuple[int, int] | None]:
+def _matrix_axes(params: Any, layers: Layers) -> list[tuple[int, int] | None]:
     """The two longest axes of each leaf in their order, its axis of layers apart."""
     axes: list[tuple[int, int] | None] = []
-    for leaf, p in zip(_layout.layout(params, stacked), jax.tree.leaves(params), strict=True):
+    for leaf, p in zip(layers.layout(params), jax.tree.leaves(params), strict=True):
         shape = _layout.shape_of(p)
         long = [axis for axis, size in enumerate(shape) if axis != leaf.axis and size > 1]
         chosen = sorted(sorted(long, key=lambda axis: shape[axis])[-2:])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optax_strat import _states
 from optax_strat._guard import SkipNonfiniteState
@@ -23,7 +24,7 @@ class NonfiniteError(RuntimeError):
     """Too many steps in a row had gradients that were not finite."""
 
 
-def skip_counts(opt_state: Any) -> SkipCounts:
+def skip_counts(opt_state: optax.OptState) -> SkipCounts:
     """Reads how many steps were skipped out of any optimizer state, wherever the guard sits in it.
 
     Args:
@@ -60,7 +61,7 @@ def traced_counts(opt_state: Any) -> tuple[jax.Array, jax.Array] | None:
     )
 
 
-def raise_if_stuck(opt_state: Any) -> SkipCounts:
+def raise_if_stuck(opt_state: optax.OptState) -> SkipCounts:
     """Raises once the guard has skipped its ``max_consecutive`` steps in a row.
 
     Call it from the host, outside ``jax.jit``, as often as the loop fetches its metrics. Under

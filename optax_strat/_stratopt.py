@@ -11,20 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
-from optax_strat import (
-    _agreement,
-    _checks,
-    _clipping,
-    _decay,
-    _guard,
-    _layer_types,
-    _layout,
-    _moments,
-    _second_moments,
-    _strata,
+from optax_strat import _checks, _clipping, _decay, _guard, _moments, _second_moments, _strata
+from optax_strat._axes import AxisName
+from optax_strat._layers import Layers, LayersLike, as_layers
+from optax_strat._readings import (
+    REFERENCES,
+    Reference,
+    StratoptReadings,
+    momentum,
+    update_reference,
 )
-from optax_strat._references import REFERENCES, Reference, update_reference
+from optax_strat._schedules import scale_by_learning_rate
 
 
 class ScaleByStratoptState(NamedTuple):
@@ -36,9 +35,9 @@ class ScaleByStratoptState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     """t, int32 of shape ()."""
     mu: Any
-    """m_t, like the parameters, in ``mu_dtype``."""
+    """m_t, like the parameters, in ``mu_dtype``; None with ``b1=0``."""
     nu: Any
-    """v_t, like the parameters, real: at least float32, in ``nu_dtype``, or factored."""
+    """v_t, like the parameters, real: as ``second_moment`` says, by default in float32."""
     b1_product: jax.Array
     """The product of all β_1 so far, float32 of shape (strata,), for the bias correction of an
     adjusted momentum; 1 where momentum is not adjusted."""
@@ -49,27 +48,27 @@ class ScaleByStratoptState(NamedTuple):
     clip_factor: jax.Array
     """What each stratum's gradients were multiplied by, float32 of shape (strata,)."""
 
+    @property
+    def kept_by_accept(self) -> bool:
+        """Whether the guard leaves this state to its transformation: see ``_guard.KeepsState``."""
+        return True
+
 
 def scale_by_stratopt(
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
     *,
+    eps_root: ArrayLike = 0.0,
     reference: Reference = "ema",
-    reference_decay: Any = 0.99,
-    scale_bounds: tuple[Any, Any] | None = (0.1, 10.0),
+    scale_bounds: tuple[ArrayLike, ArrayLike] | None = (0.1, 10.0),
     bias_correction: bool = False,
     layer_clip: _clipping.Threshold | _clipping.ClipToReference = 1.0,
-    gradient_mixing: Any = None,
-    momentum_adjustment: Any = None,
-    centred: bool = False,
-    stratum: _strata.Stratum = "layer",
-    stacked: _layout.Stacked = None,
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    mu_dtype: Any = None,
-    nu_dtype: Any = None,
-    factored: bool = False,
+    mu_dtype: DTypeLike | None = None,
+    second_moment: _second_moments.SecondMoment = None,
+    layers: LayersLike = Layers(),
+    readings: StratoptReadings = StratoptReadings(),
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The direction :math:`\alpha_t m_t / (\sqrt{v_t} + \epsilon)` of :func:`stratopt`.
 
@@ -77,25 +76,15 @@ def scale_by_stratopt(
     factor, norm after clipping and scaling factor are computed; then one pass over the parameters
     reads each gradient once more and writes everything.
 
+    With ``b1=0`` (a number, not a schedule) no first moment is kept. That, with
+    ``second_moment='factored'``, is a normalization that costs next to no memory, to stand in front
+    of :func:`scale_by_muon`.
+
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to both denominators, 0 or above.
-      reference: which reading of the reference norms; see :func:`stratopt`.
-      reference_decay: decay of the averages over time among them, in [0, 1).
-      scale_bounds: the lowest and the highest α_t, or None.
-      bias_correction: whether to correct both moments as Adam does.
-      layer_clip: the largest norm of a stratum's gradient; see :func:`stratopt`.
-      gradient_mixing: κ of :func:`stratopt`'s gradient mixing, or None.
-      momentum_adjustment: δ of :func:`stratopt`'s momentum adjustment, or None.
-      centred: whether the second moment is that of :math:`g_t - m_t`.
-      stratum: what has a norm and a scaling factor: ``'layer'``, ``'block'`` or ``'type'``.
-      stacked: which containers hold stacked leaves; see :data:`DEFAULT_STACKED`.
-      layer_types: rules, or a function from a tree to labels; None means the default rules.
-      unmatched: ``'error'`` or ``'other'``; see :func:`layer_types`.
-      mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
-      nu_dtype: dtype of the second moment; see :func:`stratopt`.
-      factored: whether to keep the second moment factored; see :func:`stratopt`.
+      b1, b2, eps, eps_root, reference, scale_bounds, bias_correction, layer_clip: those of
+        :func:`stratopt`.
+      mu_dtype, second_moment, layers, readings: likewise.
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``; see :func:`clip_by_layer_norm`.
 
     Returns:
       The transformation; its state is a :class:`ScaleByStratoptState`.
@@ -117,27 +106,28 @@ def scale_by_stratopt(
     _checks.check_decay("b1", b1)
     _checks.check_decay("b2", b2)
     _checks.check_not_negative("eps", eps)
+    _checks.check_not_negative("eps_root", eps_root)
     _checks.check_choice("reference", reference, REFERENCES)
-    _checks.check_decay("reference_decay", reference_decay)
     _checks.check_bounds("scale_bounds", scale_bounds)
-    if gradient_mixing is not None:
-        _checks.check_not_negative("gradient_mixing", gradient_mixing)
-    _agreement.check_adjustment(momentum_adjustment, b1)
-    _clipping.check_threshold("layer_clip", layer_clip)
+    layers = as_layers(layers)
+    readings.check(b1)
+    stratum, mixes, adjusts = (
+        readings.stratum,
+        readings.gradient_mixing is not None,
+        readings.momentum_adjustment is not None,
+    )
+    _clipping.check_threshold("layer_clip", layer_clip, layers)
     _clipping.check_stratum(stratum, layer_clip)
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
-    nu_dtype = _second_moments.check_storage(nu_dtype, factored)
-    label = _layer_types.labeler(layer_types, unmatched)
-
-    def lay_out(tree: Any) -> _strata.Strata:
-        return _strata.strata(tree, stratum, stacked, layer_types, unmatched)
+    _second_moments.check_second_moment(second_moment)
+    keeps_mu = not (_checks.is_number(b1) and b1 == 0)
 
     def init(params: Any) -> ScaleByStratoptState:
-        shape = (len(lay_out(params).names),)
+        shape = (len(_strata.strata(params, layers, stratum).names),)
         return ScaleByStratoptState(
             count=jnp.zeros([], jnp.int32),
-            mu=_moments.zero_mu(params, mu_dtype),
-            nu=_second_moments.zero_nu(params, nu_dtype, factored, stacked),
+            mu=_moments.zero_mu(params, mu_dtype) if keeps_mu else None,
+            nu=_second_moments.zero_nu(params, second_moment, layers),
             b1_product=jnp.ones(shape, jnp.float32),
             gbar=jnp.zeros(shape, jnp.float32),
             alpha=jnp.ones(shape, jnp.float32),
@@ -148,7 +138,7 @@ def scale_by_stratopt(
         norms: jax.Array, strata: _strata.Strata, gbar: jax.Array, updates: Any, params: Any
     ) -> tuple[jax.Array, jax.Array]:
         """The factors that clip, and the norms after clipping without a second read."""
-        labels = label(updates) if isinstance(layer_clip, Mapping) else None
+        labels = layers.labels(updates) if isinstance(layer_clip, Mapping) else None
         limits = _clipping.thresholds(
             layer_clip, strata, params=params, labels=labels, reference=gbar
         )
@@ -164,40 +154,39 @@ def scale_by_stratopt(
         **extra_args: Any,
     ) -> tuple[Any, ScaleByStratoptState]:
         del extra_args
-        _checks.check_gradients(updates, state.mu)
+        _checks.check_gradients(updates, _second_moments.like_parameters(state.nu))
         count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
-        strata = lay_out(updates)
+        strata = _strata.strata(updates, layers, stratum, axis_name)
+        strata.check_vector(state.gbar)
         norms, clip_factor = strata.norms(updates), jnp.ones_like(state.clip_factor)
         if layer_clip is not None:
             clip_factor, norms = clip(norms, strata, state.gbar, updates, params)
-        gbar = update_reference(reference, state.gbar, norms, count, reference_decay)
+        gbar = update_reference(reference, state.gbar, norms, count, readings.reference_decay)
         alpha = norms / (gbar + eps)  # 3.1, step c
         if scale_bounds is not None:
             alpha = jnp.clip(alpha, *scale_bounds)
         alpha = alpha.astype(jnp.float32)
 
-        b1_t, weight = _agreement.momentum(
-            updates, state.mu, strata, b1, gradient_mixing, momentum_adjustment
-        )
+        b1_t, weight = momentum(updates, state.mu, strata, b1, readings)
         b1_product = state.b1_product
         c1, c2 = _moments.corrections(count, b1, b2) if bias_correction else (1.0, 1.0)
-        if momentum_adjustment is not None:
+        if adjusts:
             b1_product = (b1_t * b1_product).astype(jnp.float32)
             c1 = 1 / (1 - b1_product) if bias_correction else 1.0
 
         def step(
-            g: jax.Array, mu: jax.Array, nu: Any, seed: jax.Array, *of_leaf: Any
-        ) -> tuple[jax.Array, jax.Array, Any]:
+            g: jax.Array, mu: jax.Array | None, nu: Any, seed: jax.Array, *of_leaf: Any
+        ) -> tuple[jax.Array, jax.Array | None, Any]:
             factor, scale, b1_t, c1, weight = of_leaf
             g = g if layer_clip is None else factor * g
             mu, nu = _moments.update_moments(
-                g, mu, nu, seed, b1_t, b2, centred=centred, accept=accept
+                g, mu, nu, seed, b1_t, b2, centred=readings.centred, accept=accept
             )  # 3.1, step b
-            m, v = mu.astype(g.dtype), _second_moments.estimate(nu)
+            m, v = g if mu is None else _moments.widened(mu, g), _second_moments.estimate(nu)
             numerator = m * c1
-            if gradient_mixing is not None:
+            if mixes:
                 numerator = numerator + weight * (g - numerator)
-            return scale * numerator / (jnp.sqrt(v * c2) + eps), mu, nu  # 3.1, step d
+            return scale * numerator / (jnp.sqrt(v * c2 + eps_root) + eps), mu, nu  # 3.1, step d
 
         per_leaf = [strata.spread(x, updates) for x in (clip_factor, alpha, b1_t, c1, weight)]
         directions, mu, nu = _moments.one_pass(step, updates, state.mu, state.nu, count, *per_leaf)
@@ -216,29 +205,22 @@ def scale_by_stratopt(
 
 def stratopt(
     learning_rate: optax.ScalarOrSchedule,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
     *,
+    eps_root: ArrayLike = 0.0,
     reference: Reference = "ema",
-    reference_decay: Any = 0.99,
-    scale_bounds: tuple[Any, Any] | None = (0.1, 10.0),
+    scale_bounds: tuple[ArrayLike, ArrayLike] | None = (0.1, 10.0),
     bias_correction: bool = False,
     layer_clip: _clipping.Threshold | _clipping.ClipToReference = 1.0,
     weight_decay: optax.ScalarOrSchedule = 0.1,
-    mask: Any = None,
+    mask: _decay.Mask = None,
     nonfinite: _guard.Nonfinite = None,
-    max_consecutive_skips: Any = 10,
-    gradient_mixing: Any = None,
-    momentum_adjustment: Any = None,
-    centred: bool = False,
-    stratum: _strata.Stratum = "layer",
-    stacked: _layout.Stacked = None,
-    layer_types: _layer_types.LayerTypes = None,
-    unmatched: _layer_types.Unmatched = "error",
-    mu_dtype: Any = None,
-    nu_dtype: Any = None,
-    factored: bool = False,
+    mu_dtype: DTypeLike | None = None,
+    second_moment: _second_moments.SecondMoment = None,
+    layers: LayersLike = Layers(),
+    readings: StratoptReadings = StratoptReadings(),
 ) -> optax.GradientTransformationExtraArgs:
     r"""StratOpt: a learning rate for each layer that follows its gradient norm.
 
@@ -266,16 +248,16 @@ def stratopt(
     (3.2).
 
     Args:
-      learning_rate: η_t, above 0, or an optax schedule; :func:`warmup_cosine` makes one.
+      learning_rate: η_t, 0 or above, or an optax schedule; :func:`warmup_cosine` makes one.
       b1: decay β_1 of the first moment, in [0, 1).
       b2: decay β_2 of the second moment, in [0, 1).
       eps: ε in both denominators, 0 or above.
+      eps_root: added to v_t inside the square root, 0 or above. Above 0 the gradients of a loss
+        with respect to what came before the update (meta-gradients) are finite where v_t is zero.
       reference: the reference norm that section 3.1 divides by and does not define.
-        ``'ema'``: the layer's own norm, averaged over time with ``reference_decay`` and corrected
-        for its start, so that α_1 = 1. ``'running_mean'``: the same over all steps alike.
-        ``'layer_mean'``: the mean over all layers at this step. ``'global_ema'``: that mean,
-        averaged over time.
-      reference_decay: decay of the averages over time, in [0, 1).
+        ``'ema'``: the layer's own norm, averaged over time and corrected for its start, so that
+        α_1 = 1. ``'running_mean'``: the same over all steps alike. ``'layer_mean'``: the mean over
+        all layers at this step. ``'global_ema'``: that mean, averaged over time.
       scale_bounds: the lowest and the highest α_t; None leaves it unbounded, as printed.
       bias_correction: correct both moments as Adam does; section 3.1 does not.
       layer_clip: "Gradient clipping based on layer-wise thresholds" (3.2): the largest norm of a
@@ -285,38 +267,25 @@ def stratopt(
       weight_decay: λ, decoupled, 0 or above, or a schedule: "Separate parameter groups for weight
         decay" (3.2). Not scaled by α_t.
       mask: which parameters decay, as in ``optax.adamw``; None means matrices only: no norms, no
-        biases, stacked ones included.
+        biases, stacked ones included (:func:`decays`).
       nonfinite: what to do with gradients that are not finite: None as in the paper, or
         ``'skip'`` or ``'nan_to_num'`` as in :func:`aardvark`.
-      max_consecutive_skips: how many skipped steps in a row :func:`raise_if_stuck` refuses.
-      gradient_mixing: κ, or None for none. The "dynamic gradient mixing" that section 1 names and
-        does not define: the numerator becomes :math:`(1 - w_t) m_t + w_t g_t` with
-        :math:`w_t = \kappa \max(0, \cos(g_t, m_{t-1}))`.
-      momentum_adjustment: δ, or None for none. "Dynamic adjustment of momentum parameters"
-        (section 6): each stratum's decay of the first moment is :math:`\beta_1 + \delta
-        \cos(g_t, m_{t-1})`, longer where gradients agree and shorter where they turn. Both ends
-        must lie in [0, 1).
-      centred: use :math:`(g_t - m_t)^2` in v_t, a variance proper: "variance-stabilized gradient
-        updates" (section 1).
-      stratum: what has one norm and one α_t: ``'layer'``, ``'block'`` (all tensors of a layer of
-        the network) or ``'type'``. "More sophisticated layer-wise adaptation rules" (section 6).
-      stacked: names of the containers that hold stacked leaves, or a mapping of them to the axis
-        of the layers; None means :data:`DEFAULT_STACKED`, ``()`` means none.
-      layer_types: rules, or a function from a tree to labels, for thresholds and strata by type.
-      unmatched: ``'error'`` or ``'other'``, for parameters without a layer type.
       mu_dtype: dtype of the first moment, or its name, such as ``'bfloat16'``: "Memory-efficient
         state tracking" (3.2). None means the parameters' own.
-      nu_dtype: dtype of the second moment, or its name: ``'bfloat16'``, which rounds
-        stochastically because rounded to the nearest it would never decay. None means float32.
-      factored: keep only the means of the rows and the columns of each layer's second moment, as
-        Adafactor does.
+      second_moment: how the second moment is kept. None: in float32. ``'bfloat16'``: rounded
+        stochastically, because rounded to the nearest it would never decay. ``'factored'``: only
+        the means of the rows and the columns of each layer's, as Adafactor does.
+      layers: how layers and their types are found; see :class:`Layers`.
+      readings: what the paper names and does not define: the reference's decay, gradient mixing,
+        momentum adjustment, a centred second moment, and what shares one α_t.
 
     Returns:
       The optimizer.
 
     Raises:
       ValueError: a number lies outside its range, an option is unknown, thresholds by type meet
-        ``stratum='block'``; at ``init``, a parameter without a layer type that needs one.
+        ``stratum='block'``; at ``init``, a parameter without a layer type that needs one, or a
+        tree whose stacked layers can be read in two ways.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -333,33 +302,24 @@ def stratopt(
       1.65
       0.62
     """
-    if not callable(learning_rate):
-        _checks.check_positive("learning_rate", learning_rate)
+    layers = as_layers(layers)
     direction = scale_by_stratopt(
         b1,
         b2,
         eps,
+        eps_root=eps_root,
         reference=reference,
-        reference_decay=reference_decay,
         scale_bounds=scale_bounds,
         bias_correction=bias_correction,
         layer_clip=layer_clip,
-        gradient_mixing=gradient_mixing,
-        momentum_adjustment=momentum_adjustment,
-        centred=centred,
-        stratum=stratum,
-        stacked=stacked,
-        layer_types=layer_types,
-        unmatched=unmatched,
         mu_dtype=mu_dtype,
-        nu_dtype=nu_dtype,
-        factored=factored,
+        second_moment=second_moment,
+        layers=layers,
+        readings=readings,
     )
     optimizer = optax.chain(
         direction,
-        _decay.add_decay(weight_decay, mask, stacked, layer_types),
-        optax.scale_by_learning_rate(learning_rate),
+        _decay.add_decay(weight_decay, mask, layers),
+        scale_by_learning_rate(learning_rate),
     )
-    return _guard.protect(
-        optimizer, nonfinite, max_consecutive_skips, stacked, ScaleByStratoptState
-    )
+    return _guard.protect(optimizer, nonfinite, layers)

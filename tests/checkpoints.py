@@ -150,9 +150,9 @@ MAMBA = {
 }
 
 
-def scanned(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+def scanned(shapes: Shapes, layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
     """MaxText's layout: the axis of the layers is the second."""
-    return {name: (shape[0], LAYERS, *shape[1:]) for name, shape in shapes.items()}
+    return {name: (shape[0], layers, *shape[1:]) for name, shape in shapes.items()}
 
 
 MAXTEXT = {
@@ -190,6 +190,70 @@ MAXTEXT_MOE = {
             },
         )
     ),
+}
+
+LATENT, ROPE = 6, 5
+DEEPSEEK_LAYER: Shapes = {
+    "pre_self_attention_layer_norm/scale": D,
+    "self_attention/wq_a/kernel": (*D, LATENT),
+    "self_attention/q_norm/scale": (LATENT,),
+    "self_attention/wq_b/kernel": (LATENT, HEADS, HEAD + ROPE),
+    "self_attention/wkv_a/kernel": (*D, LATENT + ROPE),
+    "self_attention/kv_norm/scale": (LATENT,),
+    "self_attention/wkv_b/kernel": (LATENT, HEADS, 2 * HEAD),
+    "self_attention/out/kernel": (HEADS, HEAD, *D),
+    "post_self_attention_layer_norm/scale": D,
+}
+SWIGLU: Shapes = {"wi_0/kernel": D + F, "wi_1/kernel": D + F, "wo/kernel": F + D}
+
+MAXTEXT_DEEPSEEK3 = {
+    "params/token_embedder/embedding": V + D,
+    **scanned(under("params/decoder/dense_layers/", DEEPSEEK_LAYER | under("mlp/", SWIGLU)), 2),
+    **scanned(
+        under(
+            "params/decoder/moe_layers/",
+            {
+                **DEEPSEEK_LAYER,
+                "DeepSeekMoeBlock_0/MoeBlock_0/gate/kernel": (*D, EXPERTS),
+                "DeepSeekMoeBlock_0/MoeBlock_0/gate/bias": (EXPERTS,),
+                "DeepSeekMoeBlock_0/MoeBlock_0/wi_0": (EXPERTS, *D, *F),
+                "DeepSeekMoeBlock_0/MoeBlock_0/wi_1": (EXPERTS, *D, *F),
+                "DeepSeekMoeBlock_0/MoeBlock_0/wo": (EXPERTS, *F, *D),
+                **under("DeepSeekMoeBlock_0/shared_experts/", SWIGLU),
+            },
+        ),
+        10,
+    ),
+    "params/decoder/decoder_norm/scale": D,
+    "params/decoder/logits_dense/kernel": D + V,
+}
+
+GEMMA3_LAYER: Shapes = {
+    "pre_self_attention_norm/scale": D,
+    "self_attention/query/kernel": (*D, HEADS, HEAD),
+    "self_attention/query_norm/scale": (HEAD,),
+    "self_attention/key/kernel": (*D, 1, HEAD),
+    "self_attention/key_norm/scale": (HEAD,),
+    "self_attention/value/kernel": (*D, 1, HEAD),
+    "self_attention/out/kernel": (HEADS, HEAD, *D),
+    "post_self_attention_norm/scale": D,
+    "pre_ffw_norm/scale": D,
+    **under("mlp/", SWIGLU),
+    "post_ffw_norm/scale": D,
+}
+
+MAXTEXT_GEMMA3 = {
+    "params/token_embedder/embedding": V + D,
+    **scanned(
+        {
+            name: shape
+            for group in range(6)
+            for name, shape in under(f"params/decoder/layers/layers_{group}/", GEMMA3_LAYER).items()
+        }
+    ),
+    # What is left when the number of layers is no multiple of six is not scanned.
+    **under("params/decoder/layers_remainder/layers_*/", GEMMA3_LAYER),
+    "params/decoder/decoder_norm/scale": D,
 }
 
 T5X = {
@@ -277,6 +341,8 @@ CHECKPOINTS: dict[str, Any] = {
     "mamba": flat(MAMBA),
     "maxtext": nested(MAXTEXT),
     "maxtext_moe": nested(MAXTEXT_MOE),
+    "maxtext_deepseek3": nested(MAXTEXT_DEEPSEEK3),
+    "maxtext_gemma3": nested(MAXTEXT_GEMMA3),
     "t5x": nested(T5X),
     "big_vision": nested(BIG_VISION),
     "nanodo": nested(NANODO),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from optax_strat import DEFAULT_RULES, describe
+from optax_strat import DEFAULT_RULES, Layers, describe
 from tests.checkpoints import CHECKPOINTS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -88,6 +88,20 @@ def linen_scanned() -> Any:
     return jax.eval_shape(LinenModel().init, KEY, TOKENS)
 
 
+class LinenCNN(nn.Module):
+    """The convolutional network of Flax's first example: no name but those that Flax gives."""
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        for features in (32, 64):
+            image = nn.avg_pool(nn.relu(nn.Conv(features, (3, 3))(image)), (2, 2), (2, 2))
+        return nn.Dense(10)(nn.relu(nn.Dense(256)(image.reshape(-1))))
+
+
+def linen_cnn() -> Any:
+    return jax.eval_shape(LinenCNN().init, KEY, jax.ShapeDtypeStruct((28, 28, 1), jnp.float32))
+
+
 class EquinoxBlock(eqx.Module):
     norm1: eqx.nn.LayerNorm
     attention: eqx.nn.MultiheadAttention
@@ -150,18 +164,24 @@ LIBRARIES: dict[str, Callable[[], Any]] = {
     "flax_nnx": nnx_state,
     "flax_nnx_scanned": nnx_scanned,
     "flax_linen_scanned": linen_scanned,
+    "flax_linen_cnn": linen_cnn,
     "equinox": lambda: equinox(stacked=False),
     "equinox_stacked": lambda: equinox(stacked=True),
     "haiku": lambda: haiku(stacked=False),
     "haiku_layer_stack": lambda: haiku(stacked=True),
     **{name: lambda tree=tree: tree for name, tree in CHECKPOINTS.items()},
 }
-RULES = {"mamba": (*DEFAULT_RULES, ("mixer", "attention"))}
+LAYERS_OF = {
+    "mamba": Layers(rules=(*DEFAULT_RULES, ("mixer", "mixer"))),
+    "flax_linen_cnn": Layers(
+        rules=(*DEFAULT_RULES, (r"Conv(_?\d+)?", "conv"), (r"Dense(_?\d+)?", "dense"))
+    ),
+}
 """For what the default rules do not know."""
 
 
 def table(name: str) -> str:
-    return f"{describe(LIBRARIES[name](), layer_types=RULES.get(name))}\n"
+    return f"{describe(LIBRARIES[name](), layers=LAYERS_OF.get(name, Layers()))}\n"
 
 
 if __name__ == "__main__":

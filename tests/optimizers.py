@@ -5,14 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optax_strat import (
     ClipToParameters,
     ClipToReference,
+    Group,
+    ScaleByAardvarkState,
+    ScaleByStratoptState,
+    StratoptReadings,
     aardvark,
     clip_by_layer_norm,
     dynamic_loss_scale,
+    find_states,
     record_statistics,
     repair_nonfinite,
     scale_by_layer_type,
@@ -23,7 +29,7 @@ from optax_strat import (
 )
 
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
-TYPES = ("embedding", "attention", "mlp", "head", "norm", "other")
+TYPES = ("embedding", "attention", "mlp", "head", "norm", "bias", "other")
 
 
 def wrapped(make: Callable[[Any], Any]) -> Factory:
@@ -40,29 +46,35 @@ TABLE: dict[str, Factory] = {
     "stratopt, literal": optimizer(stratopt, scale_bounds=None, layer_clip=None, weight_decay=0.0),
     "stratopt, by block": optimizer(
         stratopt,
-        stratum="block",
         reference="layer_mean",
         layer_clip=ClipToReference(),
-        centred=True,
+        readings=StratoptReadings(stratum="block", centred=True),
     ),
     "stratopt, by type": optimizer(
-        stratopt, stratum="type", reference="global_ema", layer_clip={"mlp": 0.5}, nonfinite="skip"
+        stratopt,
+        reference="global_ema",
+        layer_clip={"mlp": 0.5},
+        nonfinite="skip",
+        readings=StratoptReadings(stratum="type"),
     ),
     "stratopt, mixing": optimizer(
         stratopt,
         reference="running_mean",
-        gradient_mixing=0.1,
         layer_clip=ClipToParameters(),
         bias_correction=True,
         mu_dtype="bfloat16",
+        readings=StratoptReadings(gradient_mixing=0.1),
     ),
     "stratopt, low precision": optimizer(
         stratopt,
-        momentum_adjustment=0.05,
         bias_correction=True,
         mu_dtype="bfloat16",
-        nu_dtype="bfloat16",
+        second_moment="bfloat16",
         nonfinite="skip",
+        readings=StratoptReadings(momentum_adjustment=0.05),
+    ),
+    "stratopt, without a first moment": optimizer(
+        stratopt, b1=0.0, second_moment="factored", scale_bounds=(0.5, 2.0), eps_root=1e-12
     ),
     "aardvark": aardvark,
     "aardvark, literal": optimizer(
@@ -74,7 +86,7 @@ TABLE: dict[str, Factory] = {
     "aardvark, normalized": optimizer(
         aardvark, scaling="normalized", decay_rate="base", mu_dtype="bfloat16"
     ),
-    "aardvark, factored": optimizer(aardvark, mu_dtype="bfloat16", factored=True),
+    "aardvark, factored": optimizer(aardvark, mu_dtype="bfloat16", second_moment="factored"),
     "clip_by_layer_norm": wrapped(lambda sgd: optax.chain(clip_by_layer_norm(1.0), sgd)),
     "scale_by_layer_type": wrapped(lambda sgd: optax.chain(sgd, scale_by_layer_type({"mlp": 2.0}))),
     "skip_nonfinite": wrapped(skip_nonfinite),
@@ -85,13 +97,40 @@ TABLE: dict[str, Factory] = {
     "stratify, Muon": lambda learning_rate: stratify(
         {
             ("attention", "mlp"): scale_by_muon(),
-            ("embedding", "head", "norm", "other"): optax.scale_by_adam(),
+            ("embedding", "head", "norm", "bias", "other"): optax.scale_by_adam(),
         },
         learning_rate=learning_rate,
         clip=1.0,
     ),
+    "stratify, groups": lambda learning_rate: stratify(
+        {
+            "embedding": Group(frozen=True),
+            ("attention", "mlp"): Group(optax.scale_by_sign(), rate=2.0),
+            ".*": 1.0,
+        },
+        learning_rate=learning_rate,
+        clip=1.0,
+        cautious=True,
+    ),
 }
+
+
+def keeps_half_mu(tx: optax.GradientTransformation) -> bool:
+    """Whether first moments are in bfloat16, which holds no imaginary part."""
+    state = jax.eval_shape(tx.init, jnp.ones(2))
+    kinds = (ScaleByStratoptState, ScaleByAardvarkState)
+    moments = [inner.mu for kind in kinds for inner in find_states(state, kind)]
+    return any(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(moments))
+
+
 OPTIMIZERS = [name for name in TABLE if name.startswith(("stratopt", "aardvark"))]
+COMPLEX = [
+    name
+    for name in OPTIMIZERS
+    if name != "aardvark, literal" and not keeps_half_mu(TABLE[name](1e-2))
+]
+"""All that can have complex parameters: clipping entry by entry needs an order, and a first moment
+in bfloat16 has no imaginary part."""
 
 
 def grads_of(params: Any) -> Any:

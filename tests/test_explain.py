@@ -40,7 +40,7 @@ def test_a_part_that_is_switched_off_is_not_in_the_chain(tmp_path):
 
 def test_groups_of_a_partition_have_their_own_chains(tmp_path):
     chain = names(explained(tmp_path, Muon()).chain)
-    hidden, others = chain.index("attention+mlp"), chain.index("embedding+head+norm+other")
+    hidden, others = chain.index("attention+mlp"), chain.index("embedding+head+norm+bias+other")
     assert hidden < chain.index("scale_by_muon") < others < chain.index("scale_by_adam")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from train import configs
+from train.read_config import run_config
+from train.records import RunRecord, read_records
 from train.report.study_parts import read_study
 from train.report.study_results import compute
 from train.study.run import tuned_optimizers
@@ -40,3 +42,11 @@ def test_every_comparison_has_five_seeds_and_that_of_the_larger_model_four(resul
         seeds = 5 if contest.conditions.parameters == 133_440 else 4
         for group in contest.comparison.groups:
             assert len(group.finished) >= seeds
+
+
+def test_the_configuration_of_every_run_can_be_built_again():
+    records = (line for file in sorted(STUDY.glob("*.jsonl")) for line in read_records(file))
+    runs = [record for record in records if isinstance(record, RunRecord)]
+    assert len(runs) > 500
+    for run in runs:
+        assert run_config(run.config).optimizer.learning_rate == run.learning_rate

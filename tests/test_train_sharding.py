@@ -184,7 +184,7 @@ def check_same_training(optimizer, mesh, accumulate=1):
 
 FAST = [
     StratOpt(learning_rate=3e-3, layer_clip=0.02),
-    Aardvark(learning_rate=1e-2, factored=True, **CLIPS),
+    Aardvark(learning_rate=1e-2, second_moment="factored", **CLIPS),
 ]
 COVERED = {type(optimizer) for optimizer in FAST}
 
@@ -200,7 +200,9 @@ def test_sharded_training_equals_unsharded_training(optimizer):
     [
         AdamW(learning_rate=1e-2, **CLIPS),
         *(optimizer for optimizer in tiny.OPTIMIZERS[1:] if type(optimizer) not in COVERED),
-        StratOpt(learning_rate=3e-3, factored=True, stratum="type", reference="global_ema"),
+        StratOpt(
+            learning_rate=3e-3, second_moment="factored", stratum="type", reference="global_ema"
+        ),
     ],
     ids=tiny.optimizer_name,
 )

@@ -110,13 +110,13 @@ def _splitting(axis: str | None, mesh: Any) -> str:
 def _multipliers(transformation: optax.GradientTransformation, params: Any) -> dict[str, float]:
     """What the optimizer's own state says that each layer type is multiplied by; else 1."""
 
-    def found() -> list[Any]:
+    def found() -> list[dict[str, jax.Array]]:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
         states = transformation.init(zeros)
         kept = optax_strat.find_states(states, optax_strat.ScaleByLayerTypeState)
         return [state.multipliers for state in kept]
 
     # Compiled, as then no parameter is made for it.
-    arrays = jax.jit(found)()
-    values = arrays[0].tolist() if arrays else [1.0] * len(optax_strat.LayerType)
-    return dict(zip(map(str, optax_strat.LayerType), values, strict=True))
+    kept = jax.jit(found)()
+    multipliers = kept[0] if kept else {"*": 1.0}
+    return {kind: float(multipliers.get(kind, multipliers["*"])) for kind in optax_strat.LayerType}

@@ -132,10 +132,9 @@ class StratOpt:
     """The paper has no such check; here every method of a comparison has one."""
     mu_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the first moment; None is the parameters' own."""
-    nu_dtype: Literal["float32", "bfloat16"] | None = None
-    """Dtype of the second moment; bfloat16 is rounded stochastically."""
-    factored: bool = False
-    """Keep only the second moment's row and column means."""
+    second_moment: Literal["float32", "bfloat16", "factored"] | None = None
+    """How the second moment is kept: in float32, which None means too; in bfloat16, rounded
+    stochastically; or factored, as its row and column means alone."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +159,9 @@ class Aardvark:
     """Whether decay goes with the multiplied rate or with the rate itself."""
     mu_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the first moment; None is the parameters' own."""
-    nu_dtype: Literal["float32", "bfloat16"] | None = None
-    """Dtype of the second moment; bfloat16 is rounded stochastically."""
-    factored: bool = False
-    """Keep only the second moment's row and column means."""
+    second_moment: Literal["float32", "bfloat16", "factored"] | None = None
+    """How the second moment is kept: in float32, which None means too; in bfloat16, rounded
+    stochastically; or factored, as its row and column means alone."""
 
 
 OptimizerConfig = (

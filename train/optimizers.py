@@ -51,8 +51,9 @@ def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: in
     rate = learning_rate_schedule(config.learning_rate, schedule, steps)
     transformation = _transformation(config, rate, steps)
     # Replicated rows and columns of state are ambiguous to JAX's types.
-    if isinstance(config, Adafactor) or getattr(config, "factored", False):
-        transformation = inferred_update(transformation)
+    match config:
+        case Adafactor() | StratOpt(second_moment="factored") | Aardvark(second_moment="factored"):
+            transformation = inferred_update(transformation)
     if not isinstance(config, StratOpt | Aardvark):
         transformation = optax_strat.skip_nonfinite(transformation)
     return Optimizer(transformation, rate)
@@ -103,16 +104,15 @@ def _transformation(
             )
             return optax.chain(optax_strat.per_layer(adafactor), decay)
         case Muon():
+            muon = optax_strat.scale_by_muon(
+                config.beta, config.ns_steps, config.eps, rms=config.consistent_rms
+            )
+            adam = optax.scale_by_adam(
+                config.adam_b1, config.adam_b2, config.eps, nesterov=config.adam_nesterov
+            )
             others = tuple(kind for kind in optax_strat.LayerType if kind not in config.strata)
             return optax_strat.stratify(
-                {
-                    config.strata: optax_strat.scale_by_muon(
-                        config.beta, config.ns_steps, config.eps, rms=config.consistent_rms
-                    ),
-                    others: optax.scale_by_adam(
-                        config.adam_b1, config.adam_b2, config.eps, nesterov=config.adam_nesterov
-                    ),
-                },
+                ({config.strata: muon} if config.strata else {}) | {others: adam},
                 learning_rate=rate,
                 clip=config.clip,
                 weight_decay=config.weight_decay,
@@ -124,19 +124,20 @@ def _transformation(
                 config.b2,
                 config.eps,
                 reference=config.reference,
-                reference_decay=config.reference_decay,
                 scale_bounds=config.scale_bounds,
                 bias_correction=config.bias_correction,
                 layer_clip=config.layer_clip,
                 weight_decay=config.weight_decay,
-                stratum=config.stratum,
-                gradient_mixing=config.gradient_mixing,
-                momentum_adjustment=config.momentum_adjustment,
-                centred=config.centred,
                 nonfinite=config.nonfinite,
                 mu_dtype=config.mu_dtype,
-                nu_dtype=config.nu_dtype,
-                factored=config.factored,
+                second_moment=config.second_moment,
+                readings=optax_strat.StratoptReadings(
+                    reference_decay=config.reference_decay,
+                    gradient_mixing=config.gradient_mixing,
+                    momentum_adjustment=config.momentum_adjustment,
+                    centred=config.centred,
+                    stratum=config.stratum,
+                ),
             )
         case Aardvark():
             return optax_strat.aardvark(
@@ -152,8 +153,7 @@ def _transformation(
                 weight_decay=config.weight_decay,
                 decay_rate=config.decay_rate,
                 mu_dtype=config.mu_dtype,
-                nu_dtype=config.nu_dtype,
-                factored=config.factored,
+                second_moment=config.second_moment,
             )
     if config.clip is None:
         return inner

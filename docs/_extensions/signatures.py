@@ -1,7 +1,8 @@
 """Signatures as their authors wrote them: ``layer_clip: Threshold = 1.0``.
 
 Autodoc would write out every alias, a screenful for each optimizer. Here the names of the aliases
-stay (the reference explains each once), modules in front of names go, and so does ``Any``.
+stay (the reference explains each once), modules in front of names go, and so does ``Any``. The
+signature of a class has the types of its fields, and the fields below it have none.
 """
 
 import ast
@@ -26,12 +27,11 @@ class _Shorten(ast.NodeTransformer):
 
 
 def written_signature(obj: Any) -> tuple[str, str | None]:
-    """The arguments of a function, or the fields of a named tuple, and what comes back."""
+    """The arguments of a function, or the fields of a class, and what comes back."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(obj))).body
     if isinstance(definition, ast.ClassDef):
         fields = [field for field in definition.body if isinstance(field, ast.AnnAssign)]
-        shown = [ast.unparse(field.target) + _default(field) for field in fields]
-        return (f"({', '.join(shown)})" if shown else ""), None
+        return (f"({ast.unparse(_Shorten().visit(_arguments(fields)))})" if fields else ""), None
     assert isinstance(definition, ast.FunctionDef)
     definition = _Shorten().visit(definition)
     returns = ast.unparse(definition.returns) if definition.returns else None
@@ -39,8 +39,15 @@ def written_signature(obj: Any) -> tuple[str, str | None]:
     return f"({arguments})", None if returns == "Any" else returns
 
 
-def _default(field: ast.AnnAssign) -> str:
-    return f"={ast.unparse(field.value)}" if field.value else ""
+def _arguments(fields: list[ast.AnnAssign]) -> ast.arguments:
+    """The fields of a class as the arguments of the function that makes one."""
+    return ast.arguments(
+        posonlyargs=[],
+        args=[ast.arg(ast.unparse(field.target), field.annotation) for field in fields],
+        kwonlyargs=[],
+        kw_defaults=[],
+        defaults=[field.value for field in fields if field.value is not None],
+    )
 
 
 def process(

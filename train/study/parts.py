@@ -19,8 +19,8 @@ from train.study.config import Study
 
 _STATES: dict[str, dict[str, Any]] = {
     "mu in bfloat16": {"mu_dtype": "bfloat16"},
-    "both in bfloat16": {"mu_dtype": "bfloat16", "nu_dtype": "bfloat16"},
-    "mu in bfloat16, nu factored": {"mu_dtype": "bfloat16", "factored": True},
+    "both in bfloat16": {"mu_dtype": "bfloat16", "second_moment": "bfloat16"},
+    "mu in bfloat16, nu factored": {"mu_dtype": "bfloat16", "second_moment": "factored"},
 }
 
 

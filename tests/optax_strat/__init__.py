@@ -1,0 +1,1 @@
+"""The tests of the library alone: they need JAX, Optax and other people's libraries of layers."""
