@@ -136,6 +136,7 @@ def scale_by_aardvark(
     ) -> tuple[Any, ScaleByAardvarkState]:
         del params, extra_args
         _checks.check_gradients(updates, state.mu)
+        _second_moments.check_factored(state.nu, updates, layers, axis_name)
         count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
         c1, c2 = _moments.corrections(count, b1, b2)
 
@@ -220,7 +221,8 @@ def aardvark(
       scaling: ``'fixed'``: equation 1. ``'adaptive'``: "we dynamically adjust rates based on
         gradient statistics" (section 2), or an :class:`Adaptive` with numbers of your own;
         ``multipliers`` must be None. ``'normalized'``: equation 1 divided by its mean over all
-        parameters, which tells the effect of the ratios from that of a larger rate.
+        parameters, which tells the effect of the ratios from that of a larger rate (inside
+        ``jax.shard_map`` over the parts that a device sees).
       clip: γ of equation 3, above 0, or None.
       clip_mode: equation 3 does not say what is clipped. ``'global_norm'``: the norm of all
         gradients together. ``'per_tensor'``: that of each layer. ``'elementwise'``: each entry, the
@@ -238,7 +240,8 @@ def aardvark(
       mu_dtype: dtype of the first moment, or its name; None means the parameters' own.
       second_moment: how the second moment is kept. None: in float32. ``'bfloat16'``: rounded
         stochastically, because rounded to the nearest it would never decay. ``'factored'``: only
-        the means of the rows and the columns of each layer's, as Adafactor does.
+        the means of the rows and the columns of each layer's, as Adafactor does; inside
+        ``jax.shard_map`` a matrix that is split there is refused.
       layers: how layers and their types are found; see :class:`Layers`.
 
     Returns:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _strata
+from optax_strat import _checks, _strata, _sums, _unused
 from optax_strat._axes import AxisName
 from optax_strat._layers import Layers, LayersLike, as_layers
 
@@ -142,7 +142,8 @@ def clip_by_layer_norm(
 
     Raises:
       ValueError: a threshold is not above zero, a layer type is unknown, or thresholds by type meet
-        ``stratum='block'``, whose blocks span types.
+        ``stratum='block'``, whose blocks span types; at ``init``, a parameter is no floating-point
+        array.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -162,7 +163,9 @@ def clip_by_layer_norm(
     check_stratum(stratum, max_norm)
 
     def init(params: Any) -> optax.EmptyState:
-        _checks.check_arrays(params)
+        _checks.check_parameters(params)
+        if isinstance(max_norm, Mapping):
+            _unused.warn_of_unused("max_norm", max_norm, params, layers)
         return optax.EmptyState()
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -171,11 +174,21 @@ def clip_by_layer_norm(
         labels = layers.labels(updates) if isinstance(max_norm, Mapping) else None
         limits = thresholds(max_norm, strata, params=params, labels=labels)
         factors = strata.spread(clip_factors(strata.norms(updates), limits), updates)
-        leaves, treedef = jax.tree.flatten(updates)
-        clipped = [_scaled(x, factor) for x, factor in zip(leaves, factors, strict=True)]
-        return jax.tree.unflatten(treedef, clipped), state
+        return _scaled_tree(updates, factors), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def clip_by_global(max_norm: ArrayLike, layers: Layers) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm``, but right for large numbers and inside ``jax.shard_map``."""
+
+    def update(updates: Any, params: Any) -> Any:
+        del params
+        strata = _strata.strata(updates, layers)
+        norm = jnp.minimum(_sums.joint_norm(strata.norms(updates)), _sums.LARGEST)
+        return _scaled_tree(updates, strata.spread(clip_factors(norm, max_norm), updates))
+
+    return optax.stateless(update)
 
 
 def check_stratum(stratum: _strata.Stratum, threshold: Threshold | ClipToReference) -> None:
@@ -186,6 +199,12 @@ def check_stratum(stratum: _strata.Stratum, threshold: Threshold | ClipToReferen
             "Thresholds by layer type do not apply to stratum='block', whose blocks span several "
             "types; use stratum='layer' or 'type', or one number."
         )
+
+
+def _scaled_tree(tree: Any, factors: list[Any]) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    scaled = [_scaled(x, factor) for x, factor in zip(leaves, factors, strict=True)]
+    return jax.tree.unflatten(treedef, scaled)
 
 
 def _scaled(x: jax.Array, factor: jax.Array) -> jax.Array:

@@ -3,12 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
 
 import jax
 import optax
 
-from optax_strat import _layer_types, _paths
+from optax_strat import _layer_types, _paths, _unused
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers
 
@@ -49,13 +48,7 @@ def read_keys(keys: Iterable[Hashable]) -> list[Key]:
         for part in map(str, parts):
             if any(part in other for other in (patterns, *(key.parts for key in read))):
                 raise ValueError(f"{part!r} stands in two groups of stratify.")
-            try:
-                patterns[part] = _paths.expression(part)
-            except re.error as error:
-                raise ValueError(
-                    f"The key {part!r} of stratify is neither a layer type nor a regular "
-                    f"expression: {error}; all parameters are '.*'."
-                ) from error
+            patterns[part] = _expression(part)
         if read and read[-1].takes_all:
             raise ValueError(
                 f"The key {read[-1].group!r} of stratify takes all parameters, so that {part!r} "
@@ -66,6 +59,19 @@ def read_keys(keys: Iterable[Hashable]) -> list[Key]:
             raise ValueError(f"Two groups of stratify would be called {group!r}; write one anew.")
         read.append(Key(group, patterns))
     return read
+
+
+def _expression(part: str) -> re.Pattern[str]:
+    try:
+        re.compile(part)  # first, for an error at a position in what the user wrote
+        return _paths.expression(part)
+    except re.error as error:
+        reason = error if error.pattern == part else error.msg
+        hint = "; all parameters are '.*'" if part == "*" else ""
+        raise ValueError(
+            f"The key {part!r} of stratify is neither a layer type nor a regular expression: "
+            f"{reason}{hint}."
+        ) from error
 
 
 def assign(tree: optax.Params, keys: Sequence[Key], layers: Layers) -> optax.Params:
@@ -104,21 +110,12 @@ def assign(tree: optax.Params, keys: Sequence[Key], layers: Layers) -> optax.Par
             f"Add their types to a group: {', '.join(sorted(set(uncovered.values())))}; or let a "
             "last key '.*' take all others."
         )
-    if paths and not _is_a_part(tree):
+    if paths and not _unused.is_a_part(tree):
         for key in keys:
             _check_patterns(key, paths, taken, types)
     return jax.tree.unflatten(
         jax.tree.structure(tree), [key.group for key in taken if key is not None]
     )
-
-
-def _is_a_part(tree: Any) -> bool:
-    """Whether a mask or a partition around hides parameters, which a pattern may be for."""
-
-    def is_hidden(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
-    return any(map(is_hidden, jax.tree.leaves(tree, is_leaf=is_hidden)))
 
 
 def _check_patterns(

@@ -149,12 +149,13 @@ def check_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 def unmatched_error(paths: Sequence[str]) -> ValueError:
     """The error for parameters that no rule matches, with rules for them to copy."""
-    shown = ", ".join(f"(r'{pattern}', '{name}')" for pattern, name in _rules_for(paths)[:4])
+    rules = _rules_for(paths)
+    raw = ", ".join(f"(r{pattern!r}, {name!r})".replace("\\\\", "\\") for pattern, name in rules)
     return ValueError(
         "No rule gives a layer type to these parameters:\n"
         f"  {listed(paths)}\n"
         "Name their types yourself, in any words, such as\n"
-        f"  layers=Layers(rules=(*DEFAULT_RULES, {shown}))\n"
+        f"  layers=Layers(rules=(*DEFAULT_RULES, {raw}))\n"
         "or let all of them be 'other' with layers=Layers(unmatched='other')."
     )
 

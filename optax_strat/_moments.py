@@ -21,6 +21,23 @@ def zero_mu(params: Any, mu_dtype: Any) -> Any:
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=mu_dtype), params)
 
 
+def check_mu(mu: Any, b1: ArrayLike, updates: Any) -> None:
+    """Raises ValueError for a state with a first moment where b1=0 keeps none, or the reverse."""
+    if not jax.tree.leaves(updates):
+        return
+    if (mu is not None) != keeps_mu(b1):
+        here, there = ("no ", "one") if mu is None else ("a ", "none")
+        raise ValueError(
+            f"the state has {here}first moment, but with b1={b1!r} there is {there}: init and "
+            "update must have the same b1 (b1=0, as a number, keeps no first moment)."
+        )
+
+
+def keeps_mu(b1: ArrayLike) -> bool:
+    """Whether a first moment is kept: unless b1 is known to be 0, which no tracer is."""
+    return not (_checks.is_number(b1) and b1 == 0)
+
+
 def widened(mu: jax.Array, g: jax.Array) -> jax.Array:
     """A first moment in the dtype that its gradient is reckoned in."""
     if jnp.iscomplexobj(mu) and not jnp.iscomplexobj(g):

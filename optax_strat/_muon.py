@@ -182,8 +182,9 @@ def _sides(
         raise ValueError(
             f"Muon is for matrices, and these parameters are none:\n"
             f"  {_layer_types.listed(vectors)}\n"
-            "Give them to another group by a rule, such as layers=Layers(rules="
-            f"((r'{vectors[0].rpartition('/')[2]}', 'vector'), *DEFAULT_RULES))."
+            "Give them a type of their own by a rule, layers=Layers(rules="
+            f"((r'{vectors[0].rpartition('/')[2]}', 'vector'), *DEFAULT_RULES)), and stratify a "
+            "key 'vector' with a transformation for vectors, such as optax.scale_by_adam()."
         )
     return [contrib.MuonDimensionNumbers(*known) for known in found if known is not None]
 

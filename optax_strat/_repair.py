@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_strat import _axes
+from optax_strat import _axes, _checks
 from optax_strat._axes import AxisName
 
 
@@ -30,6 +30,9 @@ def repair_nonfinite(*, axis_name: AxisName = None) -> optax.GradientTransformat
     Returns:
       The transformation; its state is a :class:`RepairNonfiniteState`.
 
+    Raises:
+      ValueError: at ``init``, a parameter is no array of numbers.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> from optax_strat import repair_nonfinite
@@ -41,7 +44,7 @@ def repair_nonfinite(*, axis_name: AxisName = None) -> optax.GradientTransformat
     """
 
     def init(params: Any) -> RepairNonfiniteState:
-        del params
+        _checks.check_arrays(params)
         return RepairNonfiniteState(total=jnp.zeros([], jnp.int32))
 
     def update(

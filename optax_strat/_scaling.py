@@ -1,7 +1,6 @@
 """Different updates for different layer types."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _layer_types, _layout
+from optax_strat import _checks, _layout, _unused
 from optax_strat._layers import Layers, LayersLike, as_layers
 
 Scales: TypeAlias = Mapping[str, ArrayLike | optax.GradientTransformation]
@@ -50,7 +49,8 @@ def scale_by_layer_type(
 
     Raises:
       ValueError: a layer type is unknown, a number is negative or not finite, or ``normalize``
-        meets something that is not a number; at ``init``, a parameter has no layer type.
+        meets something that is not a number; at ``init``, a parameter has no layer type, or is no
+        floating-point array.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -85,7 +85,8 @@ def scale_by_layer_type(
         return _normalized(numbers, tree, label(tree)) if normalize else numbers
 
     def init(params: Any) -> ScaleByLayerTypeState:
-        _warn_of_unused(scales, params, layers)
+        _checks.check_parameters(params)
+        _unused.warn_of_unused("scale_by_layer_type", scales, params, layers)
         numbers = numbers_for(params)
         return ScaleByLayerTypeState(
             _multipliers(numbers, label(params)), partition(numbers).init(params)
@@ -117,21 +118,6 @@ def _normalized(numbers: Scales, tree: Any, labels: Any) -> Scales:
     weighted = sum(numbers[kind] * size for kind, size in zip(kinds, sizes, strict=True))
     mean = weighted / sum(sizes) if weighted else 1.0
     return {kind: number / mean for kind, number in numbers.items()}
-
-
-def _warn_of_unused(scales: Scales, params: Any, layers: Layers) -> None:
-    """Where a function gives the labels, a misspelt type can only be seen with the parameters."""
-    if layers.types() is not None or not jax.tree.leaves(params):
-        return
-    given = dict.fromkeys(jax.tree.leaves(layers.labels(params)))
-    for layer_type in scales:
-        hint = _layer_types.suggestion(layer_type, given)
-        if (
-            layer_type not in given
-            and layer_type not in _layer_types.LayerType.__members__
-            and hint
-        ):
-            warnings.warn(f"No parameter has the type {layer_type!r}{hint}", stacklevel=2)
 
 
 def _multipliers(numbers: Scales, labels: Any) -> dict[str, jax.Array]:

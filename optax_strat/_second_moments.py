@@ -9,7 +9,10 @@ and little precision, only its size:
   over columns, :math:`r_i`, and over rows, :math:`c_j`, are kept, and
   :math:`\hat V_{ij} = r_i c_j / \mathrm{mean}(r)` is read in its place. Each layer of a stacked
   leaf is a matrix of its own, and so is each slice along the smaller axes of a leaf with more than
-  two. Leaves without two axes longer than 1 are kept in full.
+  two. Leaves without two axes longer than 1 are kept in full. A matrix of which each device sees a
+  part, inside ``jax.shard_map``, is refused: no type says which of its axes is split, so whether
+  the means of two devices are of the same row cannot be known. With ``check_vma=False`` and without
+  ``axis_name`` not even the splitting can be seen, and the means are those of the parts.
 
 References:
   Shazeer and Stern, `Adafactor: Adaptive Learning Rates with Sublinear Memory Cost
@@ -21,7 +24,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from optax_strat import _checks, _layout, _rounding
+from optax_strat import _axes, _checks, _layout, _rounding
+from optax_strat._axes import AxisName
 from optax_strat._layers import Layers
 
 
@@ -62,6 +66,7 @@ def zero_nu(params: Any, second_moment: SecondMoment, layers: Layers) -> Any:
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or _real_wide(p)), params)
     if second_moment != "factored":
         return zeros
+    _check_whole(params, layers, None)
     leaves, treedef = jax.tree.flatten(zeros)
     parts = [
         _zero_parts(leaf, axes)
@@ -70,6 +75,22 @@ def zero_nu(params: Any, second_moment: SecondMoment, layers: Layers) -> Any:
     return FactoredMoments(
         *(jax.tree.unflatten(treedef, [part[i] for part in parts]) for i in range(3))
     )
+
+
+def check_factored(nu: Any, updates: Any, layers: Layers, axis_name: AxisName) -> None:
+    """Raises ValueError unless factored moments are of whole matrices, those of the gradients."""
+    if not isinstance(nu, FactoredMoments):
+        return
+    _check_whole(updates, layers, axis_name)
+    leaves = layers.layout(updates), jax.tree.leaves(updates), _matrix_axes(updates, layers)
+    kept = jax.tree.leaves(nu.rows), jax.tree.leaves(nu.columns)
+    for leaf, g, axes, rows, columns in zip(*leaves, *kept, strict=True):
+        if (jnp.shape(rows), jnp.shape(columns)) != _factor_shapes(_layout.shape_of(g), axes):
+            raise ValueError(
+                "the state's factored moments are of another layout than the gradients', at "
+                f"{leaf.name or 'one array'}: init must see the same parameters, with the same "
+                "layers=Layers(stacked=...)."
+            )
 
 
 def split(nu: Any) -> list[jax.Array | Factors]:
@@ -152,6 +173,32 @@ def store(nu: jax.Array | Factors, like: jax.Array | Factors, seed: jax.Array) -
 def keep(accept: Any, new: Any, old: Any) -> Any:
     """The new value where the step is accepted (or nobody asks), the old one where it is not."""
     return new if accept is None else jnp.where(accept, new, old)
+
+
+def _check_whole(tree: Any, layers: Layers, axis_name: AxisName) -> None:
+    """Raises ValueError for a matrix of which each device has a part, where that can be known."""
+    split_over = [_axes.summed_axes(axis_name, x) for x in jax.tree.leaves(tree)]
+    if not any(split_over):
+        return
+    leaves = zip(layers.layout(tree), _matrix_axes(tree, layers), split_over, strict=True)
+    for leaf, axes, names in leaves:
+        if axes is not None and names:
+            raise ValueError(
+                f"second_moment='factored' needs whole matrices, but {leaf.name or 'one array'} is "
+                f"split over the mesh axes {', '.join(names)} inside shard_map: use automatic axes "
+                "for it, or second_moment=None."
+            )
+
+
+def _factor_shapes(shape: tuple[int, ...], axes: tuple[int, int] | None) -> Any:
+    """The shapes of a leaf's rows and columns."""
+    if axes is None:
+        return (), ()
+    columns, rows = (
+        tuple(1 if axis == averaged else size for axis, size in enumerate(shape))
+        for averaged in axes
+    )
+    return rows, columns
 
 
 def _matrix_axes(params: Any, layers: Layers) -> list[tuple[int, int] | None]:

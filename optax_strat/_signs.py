@@ -6,6 +6,7 @@ one from the other.
 """
 
 import contextlib
+import itertools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +17,13 @@ import numpy as np
 import optax
 
 _STEPS = 4
-"""Enough for a warm-up from zero to have begun, and for most accumulations to have ended."""
+"""Enough for a warm-up from zero to have begun."""
+
+_MOST_STEPS = 64
+"""While all updates are zero: for accumulations, and for schedules that begin with zeros."""
+
+_EXTRA_ARGS: tuple[dict[str, float], ...] = ({"value": 1.0}, {})
+"""A loss, for what computes a step size of it; none, for what takes other arguments alone."""
 
 _SHAPE = (8, 8)
 
@@ -43,9 +50,9 @@ def sign_of(transform: optax.GradientTransformation, names: Iterable[str]) -> in
 
 
 def _first_verdict(transform: optax.GradientTransformation, names: Iterable[str]) -> int:
-    for name in names:
+    for name, extra_args in itertools.product(names, _EXTRA_ARGS):
         try:
-            return _try(transform, name)
+            return _try(transform, name, extra_args)
         # Whatever it needs and does not get (an extra argument, names of its own, a tracer from
         # the function around, a backend): this is a courtesy, and no reason to refuse it.
         except Exception:
@@ -53,7 +60,7 @@ def _first_verdict(transform: optax.GradientTransformation, names: Iterable[str]
     return 0
 
 
-def _try(transform: optax.GradientTransformation, name: str) -> int:
+def _try(transform: optax.GradientTransformation, name: str, extra_args: dict[str, float]) -> int:
     transform = optax.with_extra_args_support(transform)
     # Without jit, loops are Python's and run operations that are compiled once in a process; a
     # program for each transformation would take JAX longer, and Newton-Schulz seconds.
@@ -64,8 +71,10 @@ def _try(transform: optax.GradientTransformation, name: str) -> int:
         params = {name: {"kernel": jnp.full(_SHAPE, 1e-3, jnp.float32)}}
         state = transform.init(params)
         total = np.zeros(_SHAPE)
-        for _ in range(_STEPS):
-            updates, state = transform.update(gradients, state, params)
+        for step in range(_MOST_STEPS):
+            if step >= _STEPS and total.any():
+                break
+            updates, state = transform.update(gradients, state, params, **extra_args)
             total += np.asarray(updates[name]["kernel"], np.float64)
         along = np.sum(total * gradient)
         size = np.linalg.norm(total) * np.linalg.norm(gradient)

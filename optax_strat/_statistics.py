@@ -125,6 +125,7 @@ def record_statistics(
         )
 
     def init(params: Any) -> RecordStatisticsState:
+        _checks.check_arrays(params)
         unknown = sorted({*_kinds(params, layers)} - {*kinds})
         if unknown:
             raise ValueError(

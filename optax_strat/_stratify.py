@@ -5,14 +5,14 @@ Groups in the sense of other libraries' parameter groups, named by layer types o
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _decay, _group_keys, _signs
+from optax_strat import _checks, _clipping, _decay, _group_keys, _signs
 from optax_strat._group_keys import Key
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
@@ -35,7 +35,8 @@ class Group:
     rate: ArrayLike = 1.0
     """Multiplies the group's updates and its decay, 0 or above."""
     weight_decay: optax.ScalarOrSchedule | None = None
-    """In place of the decay that all share, for what the mask lets decay; None keeps that."""
+    """The decay of this group, in place of the ``weight_decay`` of :func:`stratify`; None means
+    that one. Either applies only where ``mask`` lets parameters decay, by default to matrices."""
     frozen: bool = False
     """Updates are zero, without state or decay, and gradients count for nothing, NaN or not."""
 
@@ -53,11 +54,16 @@ class Group:
             raise ValueError(f"A frozen Group takes nothing else, but this one is {self!r}.")
 
 
-Groups: TypeAlias = Mapping[str | tuple[str, ...], optax.GradientTransformation | ArrayLike | Group]
+GroupKey = TypeVar("GroupKey", bound=Sequence[str])
+"""A name or a tuple of names. A variable, because to a type checker no ``dict[str, ...]`` is a
+mapping with keys of a wider type; ``Sequence[str]`` is what it finds for names beside tuples."""
+
+GroupLike: TypeAlias = optax.GradientTransformation | ArrayLike | Group
+"""What a group of :func:`stratify` may be; a number is its rate."""
 
 
 def stratify(
-    transforms: Groups,
+    transforms: Mapping[GroupKey, GroupLike],
     layers: LayersLike = Layers(),
     *,
     learning_rate: optax.ScalarOrSchedule | None = None,
@@ -106,7 +112,8 @@ def stratify(
     Raises:
       ValueError: a key is no type and no expression, or stands twice; a number lies outside its
         range; a group descends by itself where it must not; at ``init``, parameters have no group
-        (all their paths are listed), or a pattern takes none, unless a mask hides some.
+        (all their paths are listed), or a pattern takes none, unless a mask hides some; one that
+        is not frozen is no floating-point array.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -129,9 +136,10 @@ def stratify(
     """
     layers = as_layers(layers)
     keys = _group_keys.read_keys(transforms)
-    groups = dict(
-        zip([key.group for key in keys], map(_as_group, transforms.values()), strict=True)
-    )
+    groups = {
+        key.group: _as_group(key.group, value)
+        for key, value in zip(keys, transforms.values(), strict=True)
+    }
     decays = [weight_decay, *(g.weight_decay for g in groups.values())]
     _check_signs(groups, keys, learning_rate is not None, any(map(_may_decay, decays)))
 
@@ -162,7 +170,7 @@ def stratify(
     links = [optax.partition({name: _transform(group) for name, group in groups.items()}, assigned)]
     if clip is not None:
         _checks.check_positive("clip", clip)
-        links.insert(0, optax.clip_by_global_norm(clip))
+        links.insert(0, _clipping.clip_by_global(clip, layers))
         if any(group.frozen for group in groups.values()):
             links.insert(0, optax.masked(optax.set_to_zero(), frozen))
     own_decays = {n: g.weight_decay for n, g in groups.items() if g.weight_decay is not None}
@@ -175,14 +183,30 @@ def stratify(
         links.append(optax.stateless(rated))
     if learning_rate is not None:
         links.append(scale_by_learning_rate(learning_rate))
-    return optax.chain(*links)
+    chain = optax.chain(*links)
+
+    def init(params: optax.Params) -> optax.OptState:
+        _checks.check_arrays(params)
+        # What is frozen needs no gradient, and may be of whole numbers.
+        learning = jax.tree.map(
+            lambda stays, p: optax.MaskedNode() if stays else p, frozen(params), params
+        )
+        _checks.check_parameters(learning)
+        return chain.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, chain.update)
 
 
-def _as_group(value: optax.GradientTransformation | ArrayLike | Group) -> Group:
+def _as_group(name: str, value: GroupLike) -> Group:
     if isinstance(value, Group):
         return value
     if _is_transform(value):
         return Group(value)
+    if not (_checks.is_number(value) or hasattr(value, "dtype")):
+        raise ValueError(
+            f"The group {name!r} of stratify must be a transformation such as "
+            f"optax.scale_by_adam(), a number (its rate) or a Group, but it is {value!r}."
+        )
     _checks.check_not_negative("The rate of a group of stratify", value)
     return Group(rate=value)
 

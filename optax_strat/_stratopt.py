@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from optax_strat import _checks, _clipping, _decay, _guard, _moments, _second_moments, _strata
+from optax_strat import (
+    _checks,
+    _clipping,
+    _decay,
+    _guard,
+    _moments,
+    _second_moments,
+    _strata,
+    _unused,
+)
 from optax_strat._axes import AxisName
 from optax_strat._layers import Layers, LayersLike, as_layers
 from optax_strat._readings import (
@@ -120,13 +129,14 @@ def scale_by_stratopt(
     _clipping.check_stratum(stratum, layer_clip)
     mu_dtype = _checks.floating_dtype("mu_dtype", mu_dtype)
     _second_moments.check_second_moment(second_moment)
-    keeps_mu = not (_checks.is_number(b1) and b1 == 0)
 
     def init(params: Any) -> ScaleByStratoptState:
+        if isinstance(layer_clip, Mapping):
+            _unused.warn_of_unused("layer_clip", layer_clip, params, layers)
         shape = (len(_strata.strata(params, layers, stratum).names),)
         return ScaleByStratoptState(
             count=jnp.zeros([], jnp.int32),
-            mu=_moments.zero_mu(params, mu_dtype) if keeps_mu else None,
+            mu=_moments.zero_mu(params, mu_dtype) if _moments.keeps_mu(b1) else None,
             nu=_second_moments.zero_nu(params, second_moment, layers),
             b1_product=jnp.ones(shape, jnp.float32),
             gbar=jnp.zeros(shape, jnp.float32),
@@ -155,6 +165,8 @@ def scale_by_stratopt(
     ) -> tuple[Any, ScaleByStratoptState]:
         del extra_args
         _checks.check_gradients(updates, _second_moments.like_parameters(state.nu))
+        _second_moments.check_factored(state.nu, updates, layers, axis_name)
+        _moments.check_mu(state.mu, b1, updates)
         count = _moments.keep(accept, optax.safe_increment(state.count), state.count)
         strata = _strata.strata(updates, layers, stratum, axis_name)
         strata.check_vector(state.gbar)
@@ -274,7 +286,8 @@ def stratopt(
         state tracking" (3.2). None means the parameters' own.
       second_moment: how the second moment is kept. None: in float32. ``'bfloat16'``: rounded
         stochastically, because rounded to the nearest it would never decay. ``'factored'``: only
-        the means of the rows and the columns of each layer's, as Adafactor does.
+        the means of the rows and the columns of each layer's, as Adafactor does; inside
+        ``jax.shard_map`` a matrix that is split there is refused.
       layers: how layers and their types are found; see :class:`Layers`.
       readings: what the paper names and does not define: the reference's decay, gradient mixing,
         momentum adjustment, a centred second moment, and what shares one α_t.

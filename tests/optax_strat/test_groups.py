@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from optax_strat import DEFAULT_RULES, Group, Layers, decays, stratify
+from optax_strat import DEFAULT_RULES, Group, Layers, decays, scale_by_muon, stratify
 from tests import trees
 
 ADAM = optax.scale_by_adam()
@@ -75,7 +75,10 @@ def test_a_bare_array_and_lists_are_taken_by_other_and_by_the_last_key() -> None
     ("groups", "message"),
     [
         ({"(": 1.0}, "neither a layer type nor a regular expression"),
-        ({"*": 1.0}, "all parameters are '.\\*'"),
+        ({"*": 1.0}, "nothing to repeat at position 0; all parameters are '.\\*'\\.$"),
+        ({"mlp(": 1.0}, r"unterminated subpattern at position 3\.$"),
+        ({"a)(b": 1.0}, r"unbalanced parenthesis at position 1\.$"),
+        ({"(?i)a": 1.0}, r"global flags not at the start of the expression\.$"),
         ({".*": 1.0, "mlp": 1.0}, "'.\\*' of stratify takes all parameters"),
         ({"mlp": 1.0, ("attention", "mlp"): 1.0}, "'mlp' stands in two groups"),
         ({("h/1", "h/1"): 1.0}, "'h/1' stands in two groups"),
@@ -83,7 +86,8 @@ def test_a_bare_array_and_lists_are_taken_by_other_and_by_the_last_key() -> None
         ({3: 1.0}, "must be a layer type, a pattern, or a tuple"),
         ({(): 1.0}, "must be a layer type, a pattern, or a tuple"),
         ({"mlp": -1.0}, "rate of a group of stratify must be"),
-        ({"mlp": "fast"}, "rate of a group of stratify must be a number"),
+        ({"mlp": "adam"}, r"'mlp' .* a transformation .*, a number .* or a Group, but .*'adam'\.$"),
+        ({"mlp": optax.adam}, "a transformation .*, a number .* or a Group, but it is <function"),
     ],
 )
 def test_bad_groups_are_refused_at_construction(groups: Any, message: str) -> None:
@@ -275,6 +279,19 @@ def test_rules_in_front_give_types_that_groups_name() -> None:
     params = {"mlp": {"router": jnp.ones((2, 2)), "up": jnp.ones((2, 2))}}
     tx = stratify({"router": 0.1, "mlp": 1.0}, layers)
     assert rates(tx, params) == {"mlp": {"router": 0.1, "up": 1.0}}
+
+
+def test_a_vector_among_muons_matrices_gets_a_group_of_its_own_as_the_error_says() -> None:
+    params = {"mlp": {"kernel": jnp.eye(2), "count": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="these parameters are none") as error:
+        stratify({"mlp": scale_by_muon()}).init(params)
+    layers = Layers(rules=((r"count", "vector"), *DEFAULT_RULES))
+    assert "layers=Layers(rules=((r'count', 'vector'), *DEFAULT_RULES))" in str(error.value)
+    assert "stratify a key 'vector'" in str(error.value)
+    assert (
+        rates(stratify({"mlp": scale_by_muon(), "vector": 0.5}, layers), params)["mlp"]["count"]
+        == 0.5
+    )
 
 
 def test_a_group_may_accumulate_on_its_own() -> None:

@@ -11,8 +11,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.trees import tree
+from optax_strat import (
+    Layers,
+    aardvark,
+    find_states,
+    scale_by_aardvark,
+    scale_by_stratopt,
+    stratopt,
+)
 from optax_strat import ScaleByAardvarkState as State
-from optax_strat import aardvark, find_states, scale_by_aardvark, stratopt
 from optax_strat._rounding import round_to_bfloat16, rounding_seed
 from tests import trees
 
@@ -202,3 +209,47 @@ def test_what_cannot_be_kept_is_refused(factory: Any, options: Any, message: str
     arguments = () if factory is scale_by_aardvark else (0.1,)
     with pytest.raises(ValueError, match=message):
         factory(*arguments, **options)
+
+
+@pytest.mark.parametrize("factory", [scale_by_stratopt, scale_by_aardvark])
+@pytest.mark.parametrize(
+    ("shape", "there", "here"),
+    [((4, 4, 4), 0, 1), ((4, 4, 4), None, 1), ((3, 4), 0, None), ((3, 4), None, 1)],
+)
+def test_a_factored_state_of_another_layout_is_refused(
+    factory: Any, shape: tuple[int, ...], there: int | None, here: int | None
+) -> None:
+    """Shapes of parameters do not tell: its rows would be read as those of another axis."""
+
+    def make(axis: int | None) -> Any:
+        return factory(
+            second_moment="factored",
+            layers=Layers(stacked=() if axis is None else {"w": axis}),
+        )
+
+    params = {"w": jnp.ones(shape)}
+    state = make(there).init(params)
+    make(there).update(params, state)  # its own is taken
+    with pytest.raises(ValueError, match=r"moments are of another layout .* at w: init must see"):
+        make(here).update(params, state)
+
+
+def test_a_state_with_a_first_moment_is_refused_where_none_is_kept_and_the_reverse() -> None:
+    params = {"w": jnp.ones((2, 2))}
+    with_one, without = scale_by_stratopt(), scale_by_stratopt(b1=0.0)
+    with pytest.raises(ValueError, match=r"the state has no first moment, but with b1=0.9 there"):
+        with_one.update(params, without.init(params))
+    with pytest.raises(ValueError, match=r"the state has a first moment, but with b1=0.0 there"):
+        without.update(params, with_one.init(params))
+
+
+@pytest.mark.parametrize("params", [{"w": jnp.ones((2, 2))}, {}, None])
+def test_an_injected_decay_of_zero_keeps_a_first_moment_of_zeros(params: Any) -> None:
+    tx = optax.inject_hyperparams(scale_by_stratopt)(b1=0.0)
+    state = tx.init(params)
+    for update in (tx.update, jax.jit(tx.update)):
+        found, _ = update(params, state)
+        expected, _ = scale_by_stratopt(b1=0.0).update(
+            params, scale_by_stratopt(b1=0.0).init(params)
+        )
+        chex.assert_trees_all_close(found, expected, rtol=1e-5)

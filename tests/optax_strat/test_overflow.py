@@ -19,6 +19,7 @@ from optax_strat import (
     scale_by_aardvark,
     skip_counts,
     skip_nonfinite,
+    stratify,
     stratopt,
 )
 from optax_strat import _sums as sums
@@ -68,6 +69,23 @@ def test_whatever_is_clipped_together(stratum: Any) -> None:
     together = [norm(x) for x in jax.tree.leaves(clipped)]
     expected = [1.0, 1.0] if stratum == "layer" else [0.1 / 1.01**0.5, 1 / 1.01**0.5]
     np.testing.assert_allclose(together, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("size", [*HUGE, 1e38])
+def test_stratifys_clip_by_the_norm_of_everything_is_right_for_any_size(
+    size: float, dtype: str
+) -> None:
+    layers = {f"mlp_{index}": jnp.full((2, 2), size / 10, dtype) for index in range(50)}
+    g = {"head": jnp.full((8, 4), size / 10, dtype), **layers}
+    tx = stratify({".*": 1.0}, clip=1.0)
+    clipped, _ = jax.jit(tx.update)(g, tx.init(g), g)
+    together = norm([norm(x) for x in jax.tree.leaves(clipped)])
+    expected = min(1.0, 1e38 / size)  # larger norms than 8.5e37 count as that
+    assert 0.99 * expected < together < 2.0
+    if size < 1e37:
+        np.testing.assert_allclose(together, 1.0, rtol=5e-3 if dtype == "bfloat16" else 1e-5)
+    assert all(u.dtype == dtype for u in jax.tree.leaves(clipped))
 
 
 @pytest.mark.parametrize("size", HUGE)

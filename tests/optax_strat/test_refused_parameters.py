@@ -11,13 +11,17 @@ import optax
 import pytest
 
 from optax_strat import (
+    Group,
     Layers,
     aardvark,
     clip_by_layer_norm,
     learning_rate_of,
+    repair_nonfinite,
     scale_by_aardvark,
+    scale_by_layer_type,
     scale_by_stratopt,
     skip_nonfinite,
+    stratify,
     stratopt,
 )
 
@@ -28,7 +32,11 @@ ANY = {
     "aardvark": aardvark(0.1, layers=OTHER),
     "clip_by_layer_norm": clip_by_layer_norm(1.0, layers=OTHER),
     "skip_nonfinite": skip_nonfinite(optax.sgd(0.1)),
+    "repair_nonfinite": repair_nonfinite(),
+    "scale_by_layer_type": scale_by_layer_type({"mlp": 2.0}, OTHER),
+    "stratify": stratify({"mlp": optax.scale_by_adam(), ".*": 0.1}, OTHER, clip=1.0),
 }
+NEEDS_GRADIENTS = ["stratopt", "aardvark", "clip_by_layer_norm", "scale_by_layer_type", "stratify"]
 
 
 @pytest.mark.parametrize("name", ANY)
@@ -46,12 +54,37 @@ def test_a_random_key_is_named(name: str) -> None:
         ANY[name].init(params)
 
 
-@pytest.mark.parametrize("name", ["stratopt", "aardvark"])
+@pytest.mark.parametrize("name", NEEDS_GRADIENTS)
 @pytest.mark.parametrize("leaf", [jnp.arange(3), 3, True, np.ones(2, bool)], ids=str)
 def test_whole_numbers_and_flags_are_named(name: str, leaf: Any) -> None:
     params = {"mlp": {"kernel": jnp.ones((2, 2)), "steps": leaf}}
     with pytest.raises(ValueError, match=r"but mlp/steps is (int32|bool): .*optax\.masked"):
         ANY[name].init(params)
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_a_text_among_parameters_is_named(name: str) -> None:
+    params = {"mlp": {"kernel": jnp.ones((2, 2)), "activation": "gelu"}}
+    with pytest.raises(ValueError, match="must be arrays, but mlp/activation is 'gelu': leave it"):
+        ANY[name].init(params)
+
+
+def test_without_default_rules_too_a_key_is_no_parameter_to_add_a_rule_for() -> None:
+    params = {"mlp": jnp.ones((2, 2)), "rng": jax.random.key(0)}
+    for tx in (stratify({"mlp": 1.0}), scale_by_layer_type({"mlp": 2.0})):
+        with pytest.raises(ValueError, match="but rng is a PRNG key"):
+            tx.init(params)
+
+
+def test_a_frozen_group_may_have_whole_numbers_but_no_functions() -> None:
+    tx = stratify({"mlp": optax.scale_by_adam(), "steps": Group(frozen=True)}, clip=1.0)
+    params = {"mlp": jnp.ones((2, 2)), "steps": jnp.arange(3)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(optax.apply_updates(params, updates)["steps"], jnp.arange(3))
+    with pytest.raises(ValueError, match="but steps is "):
+        tx.init({**params, "steps": jax.nn.relu})
+    with pytest.raises(ValueError, match="mlp is int32"):
+        tx.init({**params, "mlp": jnp.arange(3)})
 
 
 @pytest.mark.parametrize("name", ANY)

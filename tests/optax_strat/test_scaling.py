@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from optax_strat import per_layer, scale_by_layer_type, warmup_cosine
+from optax_strat import clip_by_layer_norm, per_layer, scale_by_layer_type, warmup_cosine
 from tests import trees
 
 
@@ -139,3 +139,45 @@ def test_warmup_cosine_rises_to_its_peak_and_falls_to_a_tenth() -> None:
 def test_warmup_cosine_refuses_what_is_no_schedule(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         warmup_cosine(**arguments)
+
+
+LABELS = {"attn": "encoder", "mlp": "decoder"}
+
+
+def by_function(tree: Any) -> Any:
+    return {name: LABELS[name] for name in tree}
+
+
+BY_TYPE = {
+    "max_norm": lambda numbers: clip_by_layer_norm(numbers, layers=by_function),
+    "scale_by_layer_type": lambda numbers: scale_by_layer_type(numbers, by_function),
+}
+
+
+@pytest.mark.parametrize("what", BY_TYPE)
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"encodr": 2.0, "decoder": 1.0}, "'encodr' of {}; did you mean 'encoder'"),
+        ({"vision": 2.0}, "{} does nothing: .* of 'vision'; layers gives 'encoder', 'decoder'"),
+    ],
+)
+def test_beside_a_function_a_name_that_means_nothing_is_a_warning_at_init(
+    what: str, numbers: Any, message: str
+) -> None:
+    with pytest.warns(UserWarning, match=message.format(what)) as caught:
+        BY_TYPE[what](numbers).init(ones("attn", "mlp"))
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("what", BY_TYPE)
+def test_a_type_that_is_absent_beside_one_that_is_not_or_hidden_by_a_mask_is_no_slip(
+    what: str,
+) -> None:
+    params = ones("attn", "mlp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BY_TYPE[what]({"vision": 2.0, "encoder": 1.0}).init(params)
+        BY_TYPE[what]({"encoder": 2.0, "decoder": 1.0}).init(ones("mlp"))
+        BY_TYPE[what]({"vision": 2.0}).init({})
+        BY_TYPE[what]({"encoder": 2.0}).init({**params, "attn": optax.MaskedNode()})

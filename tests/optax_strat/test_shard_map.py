@@ -30,6 +30,7 @@ from optax_strat import (
     scale_by_stratopt,
     skip_counts,
     skip_nonfinite,
+    stratify,
     stratopt,
 )
 
@@ -52,6 +53,9 @@ OPTIMIZERS = {
     "aardvark, adaptive": lambda: aardvark(1e-2, scaling="adaptive", layers=STACKED),
     "aardvark, by tensor": lambda: aardvark(1e-2, clip_mode="per_tensor", layers=STACKED),
     "clipped SGD": lambda: optax.chain(clip_by_layer_norm(1.0, layers=STACKED), optax.sgd(1e-2)),
+    "clipped groups": lambda: stratify(
+        {"head": 2.0, ".*": 1.0}, STACKED, learning_rate=1e-2, clip=0.5
+    ),
     "guarded Adam": lambda: skip_nonfinite(optax.adam(1e-2)),
     "guarded Adam, by updates": lambda: skip_nonfinite(optax.adam(1e-2), check="updates"),
     "loss scale": lambda: dynamic_loss_scale(stratopt(1e-2, layers=STACKED), initial=1.0),
@@ -209,3 +213,59 @@ def test_a_named_axis_of_vmap_counts_as_one_of_the_mesh() -> None:
     tree = {"mlp": jnp.arange(8.0).reshape(4, 2)}
     norms = jax.vmap(lambda t: norms_by_layer_type(t, axis_name="d"), axis_name="d")(tree)
     np.testing.assert_allclose(norms["mlp"], float(jnp.linalg.norm(tree["mlp"])), rtol=1e-6)
+
+
+FACTORED = {
+    "stratopt": lambda **options: scale_by_stratopt(second_moment="factored", **options),
+    "aardvark": lambda **options: scale_by_aardvark(second_moment="factored", **options),
+}
+REFUSED = r"needs whole matrices, but head is split over the mesh axes fsdp inside shard_map"
+
+
+@pytest.mark.parametrize("spec", [PartitionSpec("fsdp"), PartitionSpec(None, "fsdp")])
+@pytest.mark.parametrize("name", FACTORED)
+def test_a_split_matrix_has_no_factored_moments(name: str, spec: Any, mesh: Mesh) -> None:
+    """Its rows or its columns would be means over one device's part."""
+    tx, params = FACTORED[name](), {"head": jnp.ones((8, 8))}
+    split = {"mesh": mesh, "in_specs": spec, "out_specs": PartitionSpec()}
+    with pytest.raises(ValueError, match=REFUSED):
+        jax.shard_map(lambda p: tx.init(p).count, **split)(params)
+    whole = jax.tree.map(lambda p: p[:2] if spec[0] else p[:, :2], params)
+    state = tx.init(whole)  # of the shape of a part, as if it were whole
+    with pytest.raises(ValueError, match=REFUSED):
+        jax.shard_map(lambda g: tx.update(g, state)[1].count, **split)(params)
+
+
+@pytest.mark.parametrize("name", FACTORED)
+def test_factored_moments_with_axis_name_are_refused_where_types_are_not_told(
+    name: str, mesh: Mesh
+) -> None:
+    tx, params = FACTORED[name](axis_name="fsdp"), {"head": jnp.ones((8, 8))}
+    step = jax.shard_map(
+        lambda g: tx.update(g, tx.init(g))[0],
+        mesh=mesh,
+        in_specs=PartitionSpec("fsdp"),
+        out_specs=PartitionSpec("fsdp"),
+        check_vma=False,
+    )
+    with pytest.raises(ValueError, match=REFUSED):
+        step(params)
+
+
+@pytest.mark.parametrize("axis_name", [None, "fsdp"])
+@pytest.mark.parametrize("name", FACTORED)
+def test_whole_matrices_beside_split_vectors_have_factored_moments(
+    name: str, axis_name: Any, mesh: Mesh
+) -> None:
+    tx = FACTORED[name](axis_name=axis_name)
+    specs = {"head": PartitionSpec(), "norm": PartitionSpec("fsdp")}
+    rng = np.random.default_rng(0)
+    params = {
+        "head": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+        "norm": jnp.asarray(rng.normal(size=8), jnp.float32),
+    }
+    expected, _ = FACTORED[name]().update(params, FACTORED[name]().init(params))
+    found = jax.shard_map(
+        lambda g: tx.update(g, tx.init(g))[0], mesh=mesh, in_specs=(specs,), out_specs=specs
+    )(params)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)

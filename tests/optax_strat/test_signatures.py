@@ -37,12 +37,21 @@ def test_one_idea_has_one_name() -> None:
 GOOD = """
 import jax.numpy as jnp
 import optax
-from optax_strat import Adaptive, Layers, StratoptReadings, aardvark, decays, stratopt
+from optax_strat import Adaptive, Group, Layers, StratoptReadings
+from optax_strat import aardvark, decays, stratify, stratopt
 
 aardvark(1e-3, b1=jnp.float32(0.9), mask=decays, scaling=Adaptive(decay=0.9))
 aardvark(optax.constant_schedule(1e-3), mask={"head": True}, layers={"head": "head"})
 stratopt(1e-3, layer_clip={"mlp": 0.1}, layers=Layers(stacked={"layers": 1}), mu_dtype="bfloat16")
 stratopt(1e-3, readings=StratoptReadings(centred=True), layers=lambda tree: tree)
+
+by_name: dict[str, optax.GradientTransformation] = {"mlp": optax.identity()}
+by_names: dict[tuple[str, ...], Group] = {("mlp", "head"): Group(frozen=True)}
+stratify(by_name)
+stratify(by_names)
+pairs: dict[tuple[str, str], float] = {("mlp", "head"): 1.0}
+stratify(pairs)
+stratify({("mlp", "head"): optax.identity(), "norm": 0.1, ".*": Group(rate=2.0)})
 """
 BAD = [
     'aardvark(1e-3, b1="0.9", mask=3)',
@@ -52,6 +61,7 @@ BAD = [
     "aardvark(1e-3, layers=3)",
     'stratopt(1e-3, second_moment="int4")',
     'stratopt(1e-3, readings="centred")',
+    "stratify({3: optax.identity()})",
 ]
 
 

@@ -11,6 +11,23 @@ from jax.sharding import AxisType
 
 from optax_strat import Group, aardvark, scale_by_muon, scale_by_stratopt, stratify, stratopt
 
+
+def scaled_by(name: str) -> optax.GradientTransformationExtraArgs:
+    """A transformation that needs an extra argument."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+        return jax.tree.map(lambda u: u * extra_args[name], updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: (), update)
+
+
+def takes_no_loss() -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, *, accept: bool = True) -> Any:
+        return jax.tree.map(jnp.negative, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: (), update)
+
+
 WARM_UP = optax.linear_schedule(0.0, 0.1, 1000)
 WHOLE: dict[str, Any] = {
     "adamw": lambda: optax.adamw(0.1),
@@ -21,8 +38,14 @@ WHOLE: dict[str, Any] = {
     "lamb": lambda: optax.lamb(0.1),
     "schedule-free": lambda: optax.contrib.schedule_free_adamw(0.1),
     "accumulated": lambda: optax.MultiSteps(optax.adam(0.1), 4),
+    "long accumulated": lambda: optax.MultiSteps(optax.adam(0.1), 8),
+    "applied every 8 steps": lambda: optax.chain(optax.adam(0.1), optax.apply_every(8)),
+    "10 steps of zero": lambda: optax.sgd(lambda step: jnp.where(step < 10, 0.0, 0.1)),
+    "with the loss for its step": lambda: optax.polyak_sgd(),
+    "momo": lambda: optax.contrib.momo(0.1),
     "stratopt": lambda: stratopt(0.1),
     "aardvark": lambda: aardvark(0.1),
+    "other arguments alone": lambda: takes_no_loss(),
     "a chain": lambda: optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(0.1)),
 }
 DIRECTIONS: dict[str, Any] = {
@@ -32,7 +55,9 @@ DIRECTIONS: dict[str, Any] = {
     "with decay": lambda: optax.chain(optax.scale_by_lion(), optax.add_decayed_weights(0.1)),
     "scaled": lambda: optax.chain(optax.scale_by_rms(), optax.scale(0.1)),
     "accumulated": lambda: optax.MultiSteps(optax.scale_by_adam(), 4).gradient_transformation(),
+    "long accumulated": lambda: optax.MultiSteps(optax.scale_by_adam(), 8),
     "a trust ratio": lambda: optax.chain(optax.scale_by_adam(), optax.scale_by_trust_ratio()),
+    "scaled by the loss": lambda: scaled_by("value"),
 }
 
 
@@ -71,19 +96,12 @@ def test_decay_does_not_go_with_whole_optimizers() -> None:
     stratify({"mlp": Group(adamw, weight_decay=0.0)})
 
 
-def needs_an_argument() -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, value: Any) -> Any:
-        return updates, state
-
-    return optax.GradientTransformationExtraArgs(lambda _: (), update)
-
-
 @pytest.mark.parametrize(
     "transform",
     [
         optax.set_to_zero(),
         optax.scale(jnp.nan),
-        needs_an_argument(),
+        scaled_by("grad_norm"),
         optax.masked(optax.sgd(0.1), {"names": {"of its own": True}}),
         optax.chain(optax.scale(1e-3), optax.add_noise(1.0, 0.0, 0)),
         optax.sgd(optax.piecewise_constant_schedule(0.0, {1000: 1.0})),
@@ -129,6 +147,19 @@ def test_it_does_not_try_a_transformation_twice() -> None:
     stratify({"mlp": tx, "head": tx})
     assert 0 <= tried <= 4
     assert len(calls) <= 4 + 3
+
+
+def test_it_goes_on_only_while_updates_are_zero_and_gives_up() -> None:
+    def steps_tried(first: int) -> int:
+        def update(updates: Any, count: Any, params: Any = None) -> Any:
+            tried.append(count)
+            return jax.tree.map(lambda u: u * (count >= first), updates), count + 1
+
+        tried: list[Any] = []
+        stratify({"mlp": optax.GradientTransformation(lambda _: 0, update)}, learning_rate=1.0)
+        return len(tried)
+
+    assert [steps_tried(first) for first in (0, 3, 8, 63, 1000)] == [4, 4, 9, 64, 64]
 
 
 def test_it_takes_a_fraction_of_a_second() -> None:
