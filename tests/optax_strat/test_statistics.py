@@ -300,6 +300,9 @@ def test_strata_that_do_not_fit_the_optimizers_are_refused() -> None:
         tx.init(small(0))
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10), reason="XLA for CPUs of before adds up the squares twice."
+)
 @pytest.mark.parametrize("make", [aardvark, stratopt])
 def test_what_the_optimizer_knows_anyway_costs_nothing_to_record(make: Any) -> None:
     plain, before = traffic(make(0.1))
