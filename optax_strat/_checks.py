@@ -6,7 +6,7 @@ which nothing can be asked while a program is traced: only Python's and NumPy's 
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, TypeGuard
 
 import jax
@@ -93,30 +93,44 @@ def floating_dtype(name: str, dtype: Any) -> np.dtype | None:
 
 def check_arrays(params: Any) -> None:
     """Raises ValueError for a leaf that is no array of numbers, such as a function or a key."""
-    for path, leaf in _paths.named_leaves(params):
-        dtype = _dtype(leaf)
-        if dtype is None:
-            raise ValueError(
-                f"parameters must be arrays, but {_joined(path)} is {leaf!r}: leave it out, as "
-                "equinox.filter(model, equinox.is_inexact_array) or nnx.state(model, nnx.Param) do."
-            )
-        if jnp.issubdtype(dtype, jax.dtypes.extended):
-            raise ValueError(
-                f"parameters must be arrays of numbers, but {_joined(path)} is a PRNG key: leave "
-                "it out, or mask it with optax.masked."
-            )
+    fault = _first_fault(params, _is_of_numbers)
+    if fault is None:
+        return
+    path, leaf = fault
+    if _dtype(leaf) is None:
+        raise ValueError(
+            f"parameters must be arrays, but {path} is {leaf!r}: leave it out, as "
+            "equinox.filter(model, equinox.is_inexact_array) or nnx.state(model, nnx.Param) do."
+        )
+    raise ValueError(
+        f"parameters must be arrays of numbers, but {path} is a PRNG key: leave it out, or mask it "
+        "with optax.masked."
+    )
 
 
 def check_parameters(params: Any) -> None:
     """Raises ValueError for a parameter that has no gradient, such as a whole number."""
     check_arrays(params)
-    for path, leaf in _paths.named_leaves(params):
-        dtype = _dtype(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise ValueError(
-                f"parameters must be floating-point or complex, but {_joined(path)} is "
-                f"{dtype}: leave it out, or mask it with optax.masked."
-            )
+    fault = _first_fault(params, lambda leaf: jnp.issubdtype(_dtype(leaf), jnp.inexact))
+    if fault is not None:
+        path, leaf = fault
+        raise ValueError(
+            f"parameters must be floating-point or complex, but {path} is {_dtype(leaf)}: leave it "
+            "out, or mask it with optax.masked."
+        )
+
+
+def _first_fault(params: Any, is_fine: Callable[[Any], bool]) -> tuple[str, Any] | None:
+    """The first leaf that is not fine, with its path, which takes time: only then it is made."""
+    if all(map(is_fine, jax.tree.leaves(params))):
+        return None
+    named = ((_joined(path), leaf) for path, leaf in _paths.named_leaves(params))
+    return next((path, leaf) for path, leaf in named if not is_fine(leaf))
+
+
+def _is_of_numbers(leaf: Any) -> bool:
+    dtype = _dtype(leaf)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def _dtype(leaf: Any) -> Any:

@@ -3,7 +3,6 @@
 "Separate parameter groups for weight decay" (StratOpt, 3.2).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -57,7 +56,7 @@ def decays(params: optax.Params, layers: LayersLike = Layers()) -> optax.Params:
       {'layers': {'mlp': True, 'norm': False}}
     """
     layers = as_layers(layers)
-    labels = jax.tree.leaves(dataclasses.replace(layers, unmatched="other").labels(params))
+    labels = jax.tree.leaves(layers.labels(params, unmatched="other"))
     answers = []
     for (names, x), leaf, label in zip(
         _paths.named_leaves(params), layers.layout(params), labels, strict=True

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _blocks, _checks, _layer_types, _layout, _paths
+from optax_strat import _blocks, _checks, _layer_types, _layout, _paths, _scaling
 from optax_strat._blocks import Stacks
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
@@ -71,26 +71,19 @@ def scale_by_depth(
     if isinstance(stacks, str):
         raise ValueError(f"stacks must be a tuple of names, such as ({stacks!r},), not a string.")
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        distances(params, layers, stacks)
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates,
-        state: optax.EmptyState,
-        params: optax.Params | None = None,
-        **extra_args: object,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params, extra_args
-        leaves, treedef = jax.tree.flatten(updates)
-        places = zip(distances(updates, layers, stacks), layers.layout(updates), strict=True)
-        scaled = [
-            u if not np.any(distance) else u * _factor(decay, distance, leaf, u)
-            for u, (distance, leaf) in zip(leaves, places, strict=True)
+    def factors(tree: optax.Params) -> list[ArrayLike]:
+        places = zip(
+            jax.tree.leaves(tree),
+            distances(tree, layers, stacks),
+            layers.layout(tree),
+            strict=True,
+        )
+        return [
+            _factor(decay, distance, leaf, len(_layout.shape_of(u))) if np.any(distance) else 1.0
+            for u, distance, leaf in places
         ]
-        return jax.tree.unflatten(treedef, scaled), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _scaling.scale_leaves(factors)
 
 
 def distances(
@@ -133,12 +126,13 @@ _EMBEDDINGS = [
 
 
 def _factor(
-    decay: ArrayLike, distance: int | np.ndarray, leaf: _layout.Leaf, u: jax.Array
-) -> jax.Array:
+    decay: ArrayLike, distance: int | np.ndarray, leaf: _layout.Leaf, ndim: int
+) -> ArrayLike:
+    """A power of the decay; of stacked leaves one for each slice, to broadcast against the leaf."""
     if _checks.is_number(decay):
         power = np.power(float(decay), np.asarray(distance))
     else:
         power = jnp.power(jnp.asarray(decay, jnp.float32), np.asarray(distance, np.float32))
     if np.ndim(distance):
-        power = jnp.expand_dims(power, [dim for dim in range(jnp.ndim(u)) if dim != leaf.axis])
-    return jnp.asarray(power, jnp.result_type(u))
+        power = jnp.expand_dims(power, [dim for dim in range(ndim) if dim != leaf.axis])
+    return power

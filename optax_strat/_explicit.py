@@ -13,11 +13,7 @@ from jax.sharding import AxisType
 
 def on_explicit_axes() -> bool:
     """Whether shardings are types here."""
-    # JAX before 0.7 has such meshes as an experiment, without a public way to leave them.
-    return (
-        hasattr(jax.sharding, "auto_axes")
-        and AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    )
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
 
 
 def specs(tree: Any) -> Any:

@@ -82,7 +82,7 @@ def assign(tree: optax.Params, keys: Sequence[Key], layers: Layers) -> optax.Par
     """
     leaves = _paths.named_leaves(tree)
     paths = ["/".join(names) for names, _ in leaves]
-    labels = jax.tree.leaves(dataclasses.replace(layers, unmatched="other").labels(tree))
+    labels = jax.tree.leaves(layers.labels(tree, unmatched="other"))
     known = layers.types()
     # What a function may give is not known: a name that it gives here is a type.
     types = [kind.value for kind in LayerType] + list(labels if known is None else known)

@@ -129,15 +129,15 @@ def skip_nonfinite(
         accept: Any = True,
         **extra_args: Any,
     ) -> tuple[Any, SkipNonfiniteState]:
-        finite = is_finite(updates)
+        good = is_finite(updates) & accept
         inner_is_guard = isinstance(state.inner_state, SkipNonfiniteState)
         if inner_is_guard or keeps_state:
-            extra_args["accept"] = finite & accept
+            extra_args["accept"] = good
 
         def attempt() -> tuple[Any, Any]:
             return inner.update(updates, state.inner_state, params, **extra_args)
 
-        def select(good: Any, directions: Any, new_state: Any) -> tuple[Any, Any]:
+        def select(directions: Any, new_state: Any) -> tuple[Any, Any]:
             return (
                 jax.tree.map(lambda u: jnp.where(good, u, _nothing(u)), directions),
                 jax.tree.map(
@@ -158,18 +158,18 @@ def skip_nonfinite(
         # three times as long as with a branch.
         if checks_updates:
             directions, inner_state = attempt()
-            finite &= is_finite(directions)
-            directions, inner_state = select(finite & accept, directions, inner_state)
+            good &= is_finite(directions)
+            directions, inner_state = select(directions, inner_state)
         elif inner_is_guard:
             directions, inner_state = attempt()
         elif keeps_state:
-            directions, inner_state = select(finite & accept, *attempt())
+            directions, inner_state = select(*attempt())
         else:
             directions, inner_state = jax.lax.platform_dependent(
-                cpu=lambda: jax.lax.cond(finite & accept, attempt, skip),
-                default=lambda: select(finite & accept, *attempt()),
+                cpu=lambda: jax.lax.cond(good, attempt, skip),
+                default=lambda: select(*attempt()),
             )
-        good, bad = finite & accept, ~finite & accept
+        bad = ~good & accept
         return directions, SkipNonfiniteState(
             total=jnp.where(bad, optax.safe_increment(state.total), state.total),
             consecutive=jnp.where(

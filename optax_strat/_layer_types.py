@@ -147,6 +147,12 @@ def check_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(checked)
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names, those of :class:`LayerType` first and in its order."""
+    distinct = dict.fromkeys(names)
+    return tuple(dict.fromkeys([kind.value for kind in LayerType if kind in distinct]) | distinct)
+
+
 def unmatched_error(paths: Sequence[str]) -> ValueError:
     """The error for parameters that no rule matches, with rules for them to copy."""
     rules = _rules_for(paths)

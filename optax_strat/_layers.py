@@ -70,14 +70,19 @@ class Layers:
             names = [*(rule[1] for rule in self.rules), LayerType.other.value]
         else:
             names = [str(label) for label in jax.tree.leaves(self.rules)]
-        found = dict.fromkeys(names)
-        return tuple(dict.fromkeys([kind.value for kind in LayerType if kind in found] + names))
+        return _layer_types.in_order(names)
 
-    def labels(self, tree: optax.Params) -> optax.Params:
-        """The layer type of every leaf, in the structure of the tree."""
+    def labels(
+        self, tree: optax.Params, unmatched: Literal["error", "other"] | None = None
+    ) -> optax.Params:
+        """The layer type of every leaf, in the structure of the tree.
+
+        ``unmatched`` stands in for that of the layers, for those who do not need every type.
+        """
         leaves = _paths.named_leaves(tree)
         if _is_rules(self.rules):
-            labels = self._by_rules(self.rules, [names for names, _ in leaves])
+            paths = [names for names, _ in leaves]
+            labels = _by_rules(self.rules, paths, unmatched or self.unmatched)
         elif callable(self.rules):
             labels = _spread(self.rules(tree), leaves)
         else:
@@ -99,19 +104,6 @@ class Layers:
                     f"{what} has the unknown layer type {name!r}; known are {', '.join(known)}"
                     f"{_layer_types.suggestion(name, known) or '.'}"
                 )
-
-    def _by_rules(self, rules: tuple[Rule, ...], paths: Sequence[tuple[str, ...]]) -> list[str]:
-        labels, missed = [], []
-        for names in paths:
-            found = None
-            if not all(map(_paths.is_index, names)):
-                found = _layer_types.match(names, rules)
-                if found is None:
-                    missed.append("/".join(names))
-            labels.append(LayerType.other.value if found is None else found.type)
-        if missed and self.unmatched == "error":
-            raise _layer_types.unmatched_error(missed)
-        return labels
 
 
 LayersLike: TypeAlias = Layers | LabelFunction | LabelTree
@@ -138,6 +130,23 @@ def _is_rules(source: object) -> TypeGuard[tuple[Rule, ...]]:
         not source
         or any(isinstance(pair, tuple) and [*map(type, pair)] == [str, str] for pair in source)
     )
+
+
+def _by_rules(
+    rules: tuple[Rule, ...], paths: Sequence[tuple[str, ...]], unmatched: str
+) -> list[str]:
+    """The types that rules give to paths."""
+    labels, missed = [], []
+    for names in paths:
+        found = None
+        if not all(map(_paths.is_index, names)):
+            found = _layer_types.match(names, rules)
+            if found is None:
+                missed.append("/".join(names))
+        labels.append(LayerType.other.value if found is None else found.type)
+    if missed and unmatched == "error":
+        raise _layer_types.unmatched_error(missed)
+    return labels
 
 
 def _spread(labels: Any, leaves: Sequence[tuple[tuple[str, ...], Any]]) -> list[str]:

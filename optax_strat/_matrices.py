@@ -4,7 +4,6 @@ Rules for matrices, such as Muon's, want to know. The kernels of attention have 
 one side of the matrix ([D, N, H] maps D to N·H), and a stack of layers or experts is many matrices.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -105,7 +104,7 @@ def matrix_axes(
     """
     own = _compile([rule for rule in rules if rule not in DEFAULT_MATRICES])
     default = [rule for rule in DEFAULT_MATRICES if rule in rules]
-    labels = jax.tree.leaves(dataclasses.replace(layers, unmatched="other").labels(tree))
+    labels = jax.tree.leaves(layers.labels(tree, unmatched="other"))
     found: list[Axes | None] = []
     for (names, x), label, leaf in zip(
         _paths.named_leaves(tree), labels, layers.layout(tree), strict=True

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_strat import _checks, _sums
+from optax_strat import _checks, _layer_types, _sums
 from optax_strat._axes import AxisName
-from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
 
 
@@ -64,7 +63,6 @@ def _by_type(tree: Any, layers: Layers, axis_name: AxisName) -> dict[str, jax.Ar
     # By way of the layers' norms, as in global_norm, so that XLA shares them with an optimizer's.
     norms = _sums.roots(_sums.squares(tree, leaves, axis_name))
     labels = jax.tree.leaves(layers.labels(tree))
-    present = dict.fromkeys([kind.value for kind in LayerType if kind in labels] + labels)
     return {
         kind: jnp.concatenate(
             [
@@ -73,5 +71,5 @@ def _by_type(tree: Any, layers: Layers, axis_name: AxisName) -> dict[str, jax.Ar
                 if label == kind
             ]
         )
-        for kind in present
+        for kind in _layer_types.in_order(labels)
     }

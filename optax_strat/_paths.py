@@ -1,5 +1,6 @@
 """Paths of parameters as tuples of names, whatever library the parameters come from."""
 
+import functools
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def named_leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
     return [(segments(path), leaf) for path, leaf in flat]
 
 
+@functools.lru_cache(maxsize=2**12)  # Rules are asked for every leaf.
 def expression(pattern: str) -> re.Pattern[str]:
     """The expression that finds a rule's pattern as whole segments of a path, joined by slashes."""
     return re.compile(rf"(?:^|/)(?:{pattern})(?=/|$)", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Different updates for different layer types."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -138,8 +138,34 @@ def scale_by(number: ArrayLike) -> optax.GradientTransformation:
     """``optax.scale``, but numbers of NumPy and JAX do not change the dtype of the updates."""
     if _checks.is_number(number) and number == 1:
         return optax.identity()
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(
-            lambda u: jnp.asarray(number, jnp.result_type(u)) * u, updates
-        )
-    )
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: times(number, u), updates))
+
+
+def scale_leaves(
+    factors: Callable[[optax.Params], Sequence[ArrayLike]],
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each leaf by a factor of its own, found in the tree, which ``init`` checks too."""
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        factors(params)
+        return optax.EmptyState()
+
+    def update(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: optax.Params | None = None,
+        **extra_args: object,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params, extra_args
+        leaves, treedef = jax.tree.flatten(updates)
+        scaled = [times(factor, u) for factor, u in zip(factors(updates), leaves, strict=True)]
+        return jax.tree.unflatten(treedef, scaled), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def times(number: ArrayLike, u: jax.Array) -> jax.Array:
+    """An update times a number, in the dtype of the update; the number 1 changes nothing."""
+    if _checks.is_number(number) and number == 1:
+        return u
+    return jnp.asarray(number, jnp.result_type(u)) * u

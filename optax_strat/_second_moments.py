@@ -19,6 +19,7 @@ References:
   <https://arxiv.org/abs/1804.04235>`_, 2018
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -66,12 +67,11 @@ def zero_nu(params: Any, second_moment: SecondMoment, layers: Layers) -> Any:
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or _real_wide(p)), params)
     if second_moment != "factored":
         return zeros
-    _check_whole(params, layers, None)
-    leaves, treedef = jax.tree.flatten(zeros)
-    parts = [
-        _zero_parts(leaf, axes)
-        for leaf, axes in zip(leaves, _matrix_axes(params, layers), strict=True)
-    ]
+    leaves = layers.layout(params)
+    matrices = _matrix_axes(params, leaves)
+    _check_whole(params, leaves, matrices, None)
+    arrays, treedef = jax.tree.flatten(zeros)
+    parts = [_zero_parts(x, axes) for x, axes in zip(arrays, matrices, strict=True)]
     return FactoredMoments(
         *(jax.tree.unflatten(treedef, [part[i] for part in parts]) for i in range(3))
     )
@@ -81,10 +81,12 @@ def check_factored(nu: Any, updates: Any, layers: Layers, axis_name: AxisName) -
     """Raises ValueError unless factored moments are of whole matrices, those of the gradients."""
     if not isinstance(nu, FactoredMoments):
         return
-    _check_whole(updates, layers, axis_name)
-    leaves = layers.layout(updates), jax.tree.leaves(updates), _matrix_axes(updates, layers)
+    leaves = layers.layout(updates)
+    matrices = _matrix_axes(updates, leaves)
+    _check_whole(updates, leaves, matrices, axis_name)
     kept = jax.tree.leaves(nu.rows), jax.tree.leaves(nu.columns)
-    for leaf, g, axes, rows, columns in zip(*leaves, *kept, strict=True):
+    gradients = jax.tree.leaves(updates)
+    for leaf, g, axes, rows, columns in zip(leaves, gradients, matrices, *kept, strict=True):
         if (jnp.shape(rows), jnp.shape(columns)) != _factor_shapes(_layout.shape_of(g), axes):
             raise ValueError(
                 "the state's factored moments are of another layout than the gradients', at "
@@ -175,13 +177,15 @@ def keep(accept: Any, new: Any, old: Any) -> Any:
     return new if accept is None else jnp.where(accept, new, old)
 
 
-def _check_whole(tree: Any, layers: Layers, axis_name: AxisName) -> None:
+def _check_whole(
+    tree: Any,
+    leaves: Sequence[_layout.Leaf],
+    matrices: Sequence[tuple[int, int] | None],
+    axis_name: AxisName,
+) -> None:
     """Raises ValueError for a matrix of which each device has a part, where that can be known."""
-    split_over = [_axes.summed_axes(axis_name, x) for x in jax.tree.leaves(tree)]
-    if not any(split_over):
-        return
-    leaves = zip(layers.layout(tree), _matrix_axes(tree, layers), split_over, strict=True)
-    for leaf, axes, names in leaves:
+    for leaf, axes, x in zip(leaves, matrices, jax.tree.leaves(tree), strict=True):
+        names = _axes.summed_axes(axis_name, x)
         if axes is not None and names:
             raise ValueError(
                 f"second_moment='factored' needs whole matrices, but {leaf.name or 'one array'} is "
@@ -201,10 +205,10 @@ def _factor_shapes(shape: tuple[int, ...], axes: tuple[int, int] | None) -> Any:
     return rows, columns
 
 
-def _matrix_axes(params: Any, layers: Layers) -> list[tuple[int, int] | None]:
+def _matrix_axes(params: Any, leaves: Sequence[_layout.Leaf]) -> list[tuple[int, int] | None]:
     """The two longest axes of each leaf in their order, its axis of layers apart."""
     axes: list[tuple[int, int] | None] = []
-    for leaf, p in zip(layers.layout(params), jax.tree.leaves(params), strict=True):
+    for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
         shape = _layout.shape_of(p)
         long = [axis for axis, size in enumerate(shape) if axis != leaf.axis and size > 1]
         chosen = sorted(sorted(long, key=lambda axis: shape[axis])[-2:])

@@ -123,16 +123,19 @@ def _axis_of(
         experts = any(re.search("expert|moe", _inner_path(m)) for m in unclear)
         if experts or arrays[0].shape[axes[0]] in widths:
             raise _ambiguous(container, axes, unclear, unclear)
-    elif single or not axes:
-        if not is_named or not (single and common_axes(stacks)):
-            if is_named and not single:
-                raise ValueError(
-                    f"{'/'.join(container)!r} looks like stacked layers, but its arrays agree on "
-                    f"no number of layers: {some(stacks)}. Say which containers are stacked, in "
-                    f"layers=Layers(stacked=...), or that none is, with stacked=()."
-                )
+    elif single:
+        shared = common_axes(stacks)
+        if not is_named or not shared:
             return None
-        raise _ambiguous(container, common_axes(stacks)[:1], stacks, single)
+        raise _ambiguous(container, shared[:1], stacks, single)
+    elif not axes:
+        if not is_named:
+            return None
+        raise ValueError(
+            f"{'/'.join(container)!r} looks like stacked layers, but its arrays agree on no number "
+            f"of layers: {some(stacks)}. Say which containers are stacked, in "
+            "layers=Layers(stacked=...), or that none is, with stacked=()."
+        )
     if axes == [1] and not is_named and arrays[0].shape[1] in widths:
         return None
     return _chosen(container, arrays, axes, widths)
@@ -175,7 +178,7 @@ def _vote(member: Member) -> Vote:
     if found is None or not ndim or _is_convolution(member):
         return "unclear"
     path = _inner_path(member)
-    if found.type in (LayerType.norm, LayerType.bias):
+    if _is_vector(member):
         by_head = found.type == LayerType.bias and re.search(
             "att(ention|n)|expert|moe|query|key|value", path
         )

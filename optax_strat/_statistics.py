@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_strat import _checks, _layout, _norms, _skips, _states, _strata
+from optax_strat import _checks, _layer_types, _layout, _norms, _skips, _states, _strata
 from optax_strat._aardvark import ScaleByAardvarkState
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
@@ -118,7 +118,9 @@ def record_statistics(
 
     def factors(inner_state: Any, tree: Any) -> tuple[ByType | None, ByType | None]:
         """The means of α and of the clip factor by type, for a tree like the parameters."""
-        found = _Factors(layers, layers.layout(tree), _kinds(tree, layers), stratum)
+        leaves = layers.layout(tree)
+        kinds_of_layers = tuple(_strata.types_of(leaves, tree, layers))
+        found = _Factors(layers, leaves, kinds_of_layers, stratum)
         return (
             found.mean_by_type(found.alphas(inner_state), kinds),
             found.mean_by_type(found.clip_factors(inner_state), kinds),
@@ -126,7 +128,7 @@ def record_statistics(
 
     def init(params: Any) -> RecordStatisticsState:
         _checks.check_arrays(params)
-        unknown = sorted({*_kinds(params, layers)} - {*kinds})
+        unknown = sorted({*jax.tree.leaves(layers.labels(params))} - {*kinds})
         if unknown:
             raise ValueError(
                 f"record_statistics keeps the layer types {', '.join(kinds)}, but there are "
@@ -187,9 +189,8 @@ def read_statistics(opt_state: optax.OptState) -> dict[str, dict[str, jax.Array]
     """
     found = _states.find_one(opt_state, RecordStatisticsState, "record_statistics")
     # A dict that went through jax.jit comes back sorted.
-    order = {kind.value: index for index, kind in enumerate(LayerType)}
     statistics = {
-        name: dict(sorted(by_type.items(), key=lambda item: order.get(item[0], len(order))))
+        name: {kind: by_type[kind] for kind in _layer_types.in_order(by_type)}
         for name, by_type in found._asdict().items()
         if name != "inner_state" and by_type is not None
     }
@@ -197,16 +198,6 @@ def read_statistics(opt_state: optax.OptState) -> dict[str, dict[str, jax.Array]
     if counts is not None:
         statistics["skips"] = {"total": counts[0], "consecutive": counts[1]}
     return statistics
-
-
-def _kinds(tree: Any, layers: Layers) -> tuple[str, ...]:
-    """The type of each layer."""
-    labels = jax.tree.leaves(layers.labels(tree))
-    return tuple(
-        kind
-        for leaf, kind in zip(layers.layout(tree), labels, strict=True)
-        for _ in range(leaf.count)
-    )
 
 
 @dataclasses.dataclass(frozen=True)

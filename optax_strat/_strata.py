@@ -6,6 +6,7 @@ and the reductions that fill it meet in one all-reduce.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -86,13 +87,16 @@ def strata(
         case "block":
             keys = [name for leaf in leaves for name in leaf.entries(leaf.block)]
         case "type":
-            labels = jax.tree.leaves(layers.labels(tree))
-            keys = [
-                label for leaf, label in zip(leaves, labels, strict=True) for _ in range(leaf.count)
-            ]
+            keys = types_of(leaves, tree, layers)
     names = tuple(dict.fromkeys(keys))
     position = {name: index for index, name in enumerate(names)}
     return Strata(leaves, names, tuple(position[key] for key in keys), axis_name)
+
+
+def types_of(leaves: Sequence[Leaf], tree: Any, layers: Layers) -> list[str]:
+    """The type of each layer of a tree that is laid out so."""
+    labels = jax.tree.leaves(layers.labels(tree))
+    return [label for leaf, label in zip(leaves, labels, strict=True) for _ in range(leaf.count)]
 
 
 def strata_names(

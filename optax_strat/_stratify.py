@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _clipping, _decay, _group_keys, _signs
+from optax_strat import _checks, _clipping, _decay, _group_keys, _scaling, _signs
 from optax_strat._group_keys import Key
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
@@ -151,7 +150,7 @@ def stratify(
 
     def rated(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
         return jax.tree.map(
-            lambda name, u: _times(groups[name].rate, u), assigned(updates), updates
+            lambda name, u: _scaling.times(groups[name].rate, u), assigned(updates), updates
         )
 
     def decay_mask(own: str | None) -> _decay.Mask:
@@ -219,12 +218,6 @@ def _transform(group: Group) -> optax.GradientTransformation:
     if group.frozen:
         return optax.set_to_zero()
     return optax.identity() if group.transform is None else group.transform
-
-
-def _times(rate: ArrayLike, u: jax.Array) -> jax.Array:
-    if _checks.is_number(rate) and rate == 1:
-        return u
-    return jnp.asarray(rate, jnp.result_type(u)) * u
 
 
 def _may_decay(weight_decay: optax.ScalarOrSchedule | None) -> bool:

@@ -3,10 +3,9 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from optax_strat import _layout, _matrices, _paths
+from optax_strat import _layout, _matrices, _paths, _scaling
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
 
@@ -83,22 +82,4 @@ def scale_by_width(
                 found.append(base_fan_in / fan_in)
         return found
 
-    def init(params: optax.Params) -> optax.EmptyState:
-        multipliers(params)
-        return optax.EmptyState()
-
-    def update(
-        updates: optax.Updates,
-        state: optax.EmptyState,
-        params: optax.Params | None = None,
-        **extra_args: object,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del params, extra_args
-        leaves, treedef = jax.tree.flatten(updates)
-        scaled = [
-            u if number == 1 else u * jnp.asarray(number, jnp.result_type(u))
-            for u, number in zip(leaves, multipliers(updates), strict=True)
-        ]
-        return jax.tree.unflatten(treedef, scaled), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _scaling.scale_leaves(multipliers)
