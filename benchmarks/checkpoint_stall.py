@@ -28,10 +28,10 @@ from rich.table import Table
 import models
 from benchmarks import outcome, records, saves, whole_step
 from benchmarks.ratios import Ratio, ratio
-from train import provenance
-from train.config import RunConfig
-from train.plan import make_plan
-from train.program import build_program
+from train.config.run import RunConfig
+from train.host import provenance
+from train.inspection.plan import make_plan
+from train.step.program import build_program
 
 STALL, TOTAL = 0.25, 2.0
 """Targets: of a step's time, and of the time of a raw write."""

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks import outcome, records, starting
 from benchmarks.starting import Phases, Variant
-from train import provenance
+from train.host import provenance
 
 PROGRAM, WARM = 1.0, 0.5
 """Targets: of the dicts' tracing, lowering and compiling; of a cold start."""

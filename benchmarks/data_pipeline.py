@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import records
-from train import provenance
+from train.data.batches.loader import train_batches
+from train.data.batches.packing import pack
+from train.data.batches.rows import Batch, PackedDocuments, Windows
+from train.data.batches.stream import TokenStream
 from train.data.config import PackingKind
-from train.data.loader import train_batches
-from train.data.packing import pack
-from train.data.rows import Batch, PackedDocuments, Windows
-from train.data.stream import TokenStream
+from train.host import provenance
 
 TARGET = 10.0
 """Millions of tokens a second, from windows."""

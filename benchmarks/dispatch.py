@@ -29,10 +29,10 @@ from rich.table import Table
 import models
 from benchmarks import outcome, records, unrolled, whole_step
 from benchmarks.ratios import Ratio, ratio, trusted
-from train import provenance
-from train.config import MeshConfig, RunConfig
-from train.optimizer_configs import Aardvark, AdamW, OptimizerConfig, StratOpt, key
-from train.program import build_program
+from train.config.run import MeshConfig, RunConfig
+from train.host import provenance
+from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt, key
+from train.step.program import build_program
 
 TARGET = 0.6
 """Of the time of the dicts."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import jax
 
 import models
-from train.config import MeshConfig, RunConfig
-from train.optimizer_configs import OptimizerConfig
-from train.program import compile_ahead
-from train.sharding import make_mesh
+from train.config.run import MeshConfig, RunConfig
+from train.optimizers.settings import OptimizerConfig
+from train.step.program import compile_ahead
+from train.step.sharding import make_mesh
 
 
 def compile_step(

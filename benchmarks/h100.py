@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from train.described_devices import described_devices
+from train.inspection.aot_devices import described_devices
 
 TARGET = Path(__file__).parent / "h100_target.txtpb"
 

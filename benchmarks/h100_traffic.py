@@ -25,7 +25,7 @@ from rich.table import Table
 import models
 from benchmarks import fsdp, h100, hlo, records, trees, update
 from benchmarks.contenders import CONTENDERS, chosen
-from train.optimizer_configs import Aardvark, AdamW, StratOpt
+from train.optimizers.settings import Aardvark, AdamW, StratOpt
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import jax
 
-from train.hlo import (
+from train.experiments.costs.hlo import (
     Computation,
     Execution,
     Instruction,
@@ -39,7 +39,7 @@ class Traffic:
     kernels: int
     """Operations launched."""
     collectives: Mapping[str, int]
-    """Launches of each kind of `train.hlo.COLLECTIVES`."""
+    """Launches of each kind of `train.experiments.costs.hlo.COLLECTIVES`."""
     in_products: float
     """The bytes that matrix products and attention move, which compute meanwhile."""
 

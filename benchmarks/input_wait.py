@@ -28,13 +28,14 @@ from rich.table import Table
 
 import models
 from benchmarks import outcome, records
-from train import configs, provenance
-from train.config import RunConfig, ScheduleConfig
+from train.config import named
+from train.config.run import RunConfig, ScheduleConfig
 from train.data import Dataset, open_dataset
-from train.data.loader import train_batches
-from train.data.rows import Batch, Windows
-from train.data.stream import TokenStream
-from train.loop import train
+from train.data.batches.loader import train_batches
+from train.data.batches.rows import Batch, Windows
+from train.data.batches.stream import TokenStream
+from train.host import provenance
+from train.run.loop import train
 
 TARGET = 0.002
 RATE, BATCH, CONTEXT = 500_000, 16, 4096
@@ -104,7 +105,7 @@ def run_config(options: Options) -> RunConfig:
         model = models.PRESETS["paper_wide"]
         config = RunConfig(model=model, batch_size=BATCH, context=CONTEXT)
     else:
-        config = configs.nano()
+        config = named.nano()
     steps, schedule = options.steps, ScheduleConfig(warmup_steps=0)
     return dataclasses.replace(
         config, schedule=schedule, steps=steps, eval_every=steps, eval_batches=1,

@@ -35,11 +35,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import outcome, records
-from train import configs, provenance
-from train.allocator import give_back_freed_memory, share_heap
-from train.config import RunConfig
-from train.loop import train
+from train.config import named
+from train.config.run import RunConfig
+from train.host import provenance
+from train.host.allocator import give_back_freed_memory, share_heap
 from train.progress import Progress
+from train.run.loop import train
 
 TARGETS: Mapping[str, float] = MappingProxyType(
     {
@@ -95,7 +96,7 @@ def main(options: Options) -> int:
     outcome.run_on(options.device)
     share_heap()  # As a command does before anything else.
     config = dataclasses.replace(
-        configs.nano(), steps=options.steps, checkpoint_every=options.every,
+        named.nano(), steps=options.steps, checkpoint_every=options.every,
         eval_every=options.every, eval_batches=1,
     )  # fmt: skip
     trends = measure(config, time.process_time if options.device == "cpu" else time.perf_counter)

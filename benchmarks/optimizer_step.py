@@ -38,7 +38,7 @@ KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-"""What `train.allocator` asks of glibc, said to the processes."""
+"""What `train.host.allocator` asks of glibc, said to the processes."""
 
 ROOFLINE = 0.8
 """On a GPU, the least share of the copy's speed."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax
 
-from train import provenance
+from train.host import provenance
 
 Device = Literal["cpu", "gpu"]
 

@@ -34,12 +34,13 @@ from rich.table import Table
 from benchmarks import outcome, ratios, records
 from benchmarks.ratios import Ratio, ratio
 from benchmarks.timing import Clock
-from train import configs, provenance
-from train.config import RunConfig
+from train.config import named
+from train.config.run import RunConfig
 from train.data import Batch
-from train.optimizer_configs import key
-from train.population import build_population
-from train.program import Program, build_program
+from train.host import provenance
+from train.optimizers.settings import key
+from train.run.population import build_population
+from train.step.program import Program, build_program
 
 TARGETS = {"cpu": 1.0, "gpu": 5.0}
 """The least ratio of runs an hour."""
@@ -191,11 +192,11 @@ def _choose_device(options: Options) -> None:
 
 
 def _base(options: Options) -> RunConfig:
-    known = {key(optimizer): optimizer for optimizer in configs.nano_optimizers()}
+    known = {key(optimizer): optimizer for optimizer in named.nano_optimizers()}
     if options.only not in known:
         raise ValueError(f"There is no {options.only!r}: choose among {', '.join(known)}.")
     return dataclasses.replace(
-        configs.nano(),
+        named.nano(),
         optimizer=known[options.only],
         batch_size=options.batch_size,
         context=options.context,
@@ -219,7 +220,7 @@ def _batches(options: Options) -> list[Batch]:
     """Two batches of random tokens, to be read in turn."""
     rng = np.random.default_rng(0)
     shape = (options.batch_size, options.context + 1)
-    tokens = [rng.integers(configs.NANO.vocab_size, size=shape, dtype=np.int32) for _ in range(2)]
+    tokens = [rng.integers(named.NANO.vocab_size, size=shape, dtype=np.int32) for _ in range(2)]
     weights = np.ones((options.batch_size, options.context), np.float32)
     return [Batch(block[:, :-1], block[:, 1:], weights) for block in tokens]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train import provenance
+from train.host import provenance
 
 
 def append(path: Path, benchmark: str, device: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.checkpointing import Checkpointer
-from train.config import MeshConfig, RunConfig
-from train.optimizers import build_optimizer
-from train.sharding import make_mesh
-from train.state import TrainState, abstract_state
-from train.stopwatch import NOTHING_SPENT
+from train.config.run import MeshConfig, RunConfig
+from train.optimizers.build import build_optimizer
+from train.run.checkpoints import Checkpointer
+from train.run.training_clock import NOTHING_SPENT
+from train.step.sharding import make_mesh
+from train.step.state import TrainState, abstract_state
 
 
 class Saver:

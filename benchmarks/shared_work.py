@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from models import TransformerConfig
-from train import provenance
-from train.config import MeshConfig, RunConfig
+from train.config.run import MeshConfig, RunConfig
 from train.data import Batch
-from train.distributed import HostsConfig, init_distributed
-from train.optimizer_configs import StratOpt
-from train.program import build_program
-from train.sharding import process_share
+from train.host import provenance
+from train.host.distributed import HostsConfig, init_distributed
+from train.optimizers.settings import StratOpt
+from train.step.program import build_program
+from train.step.sharding import process_share
 
 Device = Literal["cpu", "gpu"]
 Size = Literal["full", "tiny"]

@@ -11,12 +11,12 @@ import jax
 
 import models
 from benchmarks import outcome, unrolled, whole_step
-from train.config import MeshConfig, RunConfig
-from train.optimizers import Optimizer, build_optimizer
-from train.program import abstract_batch
-from train.sharding import make_mesh, tracing_on
-from train.state import abstract_state, init_state
-from train.step import make_train_step
+from train.config.run import MeshConfig, RunConfig
+from train.optimizers.build import Optimizer, build_optimizer
+from train.step.program import abstract_batch
+from train.step.sharding import make_mesh, tracing_on
+from train.step.state import abstract_state, init_state
+from train.step.train_step import make_train_step
 
 Variant = Literal["stacked", "rolled", "dicts"]
 """Layers stacked and unrolled, as we train; stacked in a loop; a dict for every layer."""

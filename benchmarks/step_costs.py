@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import outcome, update, whole_step
-from train.config import RunConfig
-from train.costs import measure_costs
-from train.optimizer_configs import OptimizerConfig, StratOpt, key
-from train.program import Program, build_program
-from train.records import CostRecord
+from train.config.run import RunConfig
+from train.experiments.costs.measure import measure_costs
+from train.optimizers.settings import OptimizerConfig, StratOpt, key
+from train.records.lines import CostRecord
+from train.step.program import Program, build_program
 
 TIME, MEMORY = 1.005, 0.9
 """Targets, of AdamW's: of our two optimizers' time, and of the memory of StratOpt with moments in

@@ -26,8 +26,8 @@ from rich.table import Table
 
 import models
 from benchmarks import outcome, records, step_costs
-from train import provenance
-from train.config import RunConfig
+from train.config.run import RunConfig
+from train.host import provenance
 
 
 @dataclass(frozen=True)

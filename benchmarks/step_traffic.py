@@ -27,13 +27,13 @@ from rich.table import Table
 
 import models
 from benchmarks import h100, hlo, records
-from train.accelerators import ACCELERATORS
-from train.config import MeshConfig, RunConfig
+from train.config.run import MeshConfig, RunConfig
 from train.data import DataConfig
-from train.loss import WHOLE_BYTES
-from train.optimizer_configs import Aardvark, AdamW, OptimizerConfig, StratOpt
-from train.program import compile_ahead
-from train.sharding import make_mesh
+from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
+from train.step.accelerators import ACCELERATORS
+from train.step.program import compile_ahead
+from train.step.sharding import make_mesh
+from train.tasks.loss import WHOLE_BYTES
 
 BANDWIDTH = 3.0e12
 """Bytes a second that a copy reaches on an H100."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import TransformerConfig
-from train.optimizer_configs import AdamW
+from train.optimizers.settings import AdamW
 
 
 class RMSNorm(nn.RMSNorm):

@@ -14,11 +14,11 @@ import numpy as np
 
 import models
 from benchmarks.stepping import Run
-from train import provenance
-from train.config import RunConfig, ScheduleConfig
+from train.config.run import RunConfig, ScheduleConfig
 from train.data import Batch
-from train.optimizer_configs import AdamW
-from train.program import build_program
+from train.host import provenance
+from train.optimizers.settings import AdamW
+from train.step.program import build_program
 
 FIRST = 8
 """Steps whose losses are said."""

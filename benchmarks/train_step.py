@@ -38,7 +38,7 @@ from benchmarks import outcome, ratios, records, stepping
 from benchmarks.ratios import Ratio
 from benchmarks.train_programs import Ours, Said, Theirs, run_config
 from models import TransformerConfig
-from train.accelerators import peak_flops
+from train.step.accelerators import peak_flops
 
 SHAPES: Mapping[str, TransformerConfig] = {
     "tiny": TransformerConfig(

@@ -10,7 +10,7 @@ from flax import nnx
 import models
 from models.layers import Block
 from train.data import Batch
-from train.loss import cross_entropy
+from train.tasks.loss import cross_entropy
 
 
 class UnrolledTransformer(models.Transformer):

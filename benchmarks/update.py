@@ -11,7 +11,7 @@ import optax
 from benchmarks import trees
 from benchmarks.contenders import CONTENDERS
 from benchmarks.stepping import Run
-from train import provenance
+from train.host import provenance
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import time
 import jax
 import numpy as np
 
-from train.config import Experiment
+from train.config.run import Experiment
 from train.data import Batch
-from train.program import Program
+from train.step.program import Program
 
 
 def random_batch(config: Experiment) -> Batch:

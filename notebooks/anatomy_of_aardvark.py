@@ -28,7 +28,7 @@ from optax_strat import (
     warmup_cosine,
 )
 from train.data import DataConfig, open_dataset
-from train.loss import batch_loss
+from train.tasks.loss import batch_loss
 
 TYPES = ("embedding", "attention", "mlp", "head")
 STYLES = dict(zip(TYPES, ("-", "--", "-.", ":"), strict=True))

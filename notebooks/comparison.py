@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 
-from train.compare import compare
-from train.configs import compare_quick
-from train.display import RunDisplay
-from train.records import FinalRecord, RunRecord, read_records
+from train.cli.progress import RunDisplay
+from train.config.named import compare_quick
+from train.experiments.compare import compare
+from train.records.lines import FinalRecord, RunRecord, read_records
 from train.report.comparison_report import report
 from train.report.statistics import estimate, paired_difference
 

@@ -26,7 +26,7 @@ from optax_strat import (
     warmup_cosine,
 )
 from train.data import DataConfig, open_dataset
-from train.loss import batch_loss
+from train.tasks.loss import batch_loss
 
 # %% [markdown]
 # ## A valley

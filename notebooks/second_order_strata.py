@@ -19,8 +19,8 @@ import optax
 from models import PRESETS, init
 from optax_strat import find_states, scale_by_muon, stratify, warmup_cosine
 from train.data import DataConfig, open_dataset
-from train.loss import batch_loss
 from train.report.statistics import estimate, paired_difference
+from train.tasks.loss import batch_loss
 
 STEPS, SEEDS = 200, 3
 model = dataclasses.replace(PRESETS["nano"], dtype="float32")

@@ -16,14 +16,14 @@ import numpy as np
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-from train.config import MeshConfig
-from train.configs import nano
-from train.hlo import collective_bytes
-from train.optimizer_configs import Aardvark, AdamW, StratOpt
-from train.optimizers import build_optimizer
-from train.program import compile_ahead
-from train.sharding import RULES, make_mesh
-from train.state import abstract_state
+from train.config.named import nano
+from train.config.run import MeshConfig
+from train.experiments.costs.hlo import collective_bytes
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.step.program import compile_ahead
+from train.step.sharding import RULES, make_mesh
+from train.step.state import abstract_state
 
 # %% [markdown]
 # ## Rules

@@ -16,9 +16,9 @@ import numpy as np
 from IPython.display import HTML
 
 import train
-from train.report import study_figures as figures
-from train.report.study_parts import read_study
-from train.report.study_results import compute
+from train.report.study import figures as figures
+from train.report.study.parts import read_study
+from train.report.study.results import compute
 
 RECORDS = Path(train.__file__).parent.parent / "results" / "study"
 FILES = Path(mkdtemp())

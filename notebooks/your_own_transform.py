@@ -19,7 +19,7 @@ import optax
 from models import PRESETS, init
 from optax_strat import LayerType, layer_types, norms_by_layer_type, warmup_cosine
 from train.data import DataConfig, open_dataset
-from train.loss import batch_loss
+from train.tasks.loss import batch_loss
 
 jax.config.update("jax_num_cpu_devices", 8)  # one of the checks wants a mesh
 

@@ -18,23 +18,23 @@ import tokenizers
 
 from tests.fuzz_runs import RUN, TARGETS_OF_RUNS
 from tests.fuzz_target import Target
-from train.config import to_dict
+from train.config.reading import read_run_config
+from train.config.run import to_dict
+from train.data.batches.packing import pack
+from train.data.batches.stream import TokenStream
 from train.data.json_lines import JsonLines
 from train.data.manifest import MANIFEST_FILE, Manifest, Shard, SplitInfo, shard_name
-from train.data.packing import pack
 from train.data.packing_files import open_packing
-from train.data.parts import PartInfo, SplitCounts, read_info, source_hash, tokens_file
-from train.data.splitting import SPLITS, Part
-from train.data.stream import TokenStream
+from train.data.preparing.parts import PartInfo, SplitCounts, read_info, source_hash, tokens_file
+from train.data.preparing.splitting import SPLITS, Part
+from train.data.preparing.tokenizers import ByteTokenizer, open_tokenizer
+from train.data.preparing.verify import verify
 from train.data.synthetic import Synthetic
-from train.data.tokenizers import ByteTokenizer, open_tokenizer
-from train.data.verify import verify
-from train.read_config import read_run_config
-from train.record_files import TUNING, read_file
-from train.records import encode, read_records
-from train.report.tuning_trials import load_results
-from train.run_folder import CONFIG, RECORDS, check_owner, write_config
-from train.typed_json import from_json, to_json
+from train.host.typed_json import from_json, to_json
+from train.records.files import TUNING, read_file
+from train.records.lines import encode, read_records
+from train.report.tuning.trials import load_results
+from train.run.folder import CONFIG, RECORDS, check_owner, write_config
 
 RESULTS = Path(__file__).parent.parent / "results" / "study"
 TOKENS = np.array([255, 97, 98, 255], np.uint8)

@@ -15,14 +15,14 @@ import numpy as np
 import models
 from models import TransformerConfig
 from tests.fuzz_target import Target
-from train.config import Experiment, RunConfig, to_dict
-from train.digests import SUMS, DamageError, check_seal, seal
-from train.optimizer_configs import Lion
-from train.search_spaces import search_space
-from train.tuning.config import Tuning
+from train.config.run import Experiment, RunConfig, to_dict
+from train.experiments.queue import JOURNAL, TrialQueue
+from train.experiments.tuning import Tuning
+from train.host.digests import SUMS, DamageError, check_seal, seal
+from train.optimizers.search_spaces import search_space
+from train.optimizers.settings import Lion
+from train.run.weights import FILE, About, load_weights, save_weights
 from train.tuning.heartbeat import Heartbeat
-from train.tuning.queue import JOURNAL, TrialQueue
-from train.weights import FILE, About, load_weights, save_weights
 
 RUN = RunConfig(
     model=TransformerConfig(vocab_size=256, context=128, layers=1, d_model=8, heads=1, d_ff=16)

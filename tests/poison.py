@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from train import step
-from train.accumulation import mean_loss_and_gradient
+from train.step import train_step
+from train.step.accumulation import mean_loss_and_gradient
 
 LEAVES = len(jax.tree.leaves(tiny.params()))
 """Of the tiny model: fewer than the tokens of a row."""
@@ -34,7 +34,7 @@ def spoil_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
             leaves[number] = leaf.at[(-1,) * leaf.ndim].multiply(poison_T[number])
         return loss, jax.tree.unflatten(treedef, leaves)
 
-    monkeypatch.setattr(step, "mean_loss_and_gradient", spoiled)
+    monkeypatch.setattr(train_step, "mean_loss_and_gradient", spoiled)
 
 
 def poisoned(batch, leaf, value):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train.records import EvalRecord, StepRecord, read_records
+from train.records.lines import EvalRecord, StepRecord, read_records
 
 
 def arrays_in(run: Path, step: int) -> dict[str, np.ndarray]:

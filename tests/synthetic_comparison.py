@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.records import (
+from train.records.lines import (
     CostRecord,
     DataSummary,
     EvalRecord,

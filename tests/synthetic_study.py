@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.synthetic_comparison import BATCH, CONTEXT, final_record, run_record
-from train.records import DataSummary, ModelSummary, RecordWriter
+from train.records.lines import DataSummary, ModelSummary, RecordWriter
 
 FLOOR, SCALE, EXPONENT = 1.4, 0.9, 0.45
 UNIT = 400 * BATCH * CONTEXT

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from train.accumulation import check_micro_batches, mean_loss_and_gradient
-from train.config import MeshConfig
+from train.config.run import MeshConfig
 from train.data import Batch
-from train.program import build_program
-from train.sharding import make_mesh
+from train.step.accumulation import check_micro_batches, mean_loss_and_gradient
+from train.step.program import build_program
+from train.step.sharding import make_mesh
 
 
 def batch_of(seed):

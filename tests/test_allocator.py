@@ -29,7 +29,7 @@ _PROGRAM = """
     import ctypes
     from pathlib import Path
 
-    from train.allocator import give_back_freed_memory, keep_freed_memory
+    from train.host.allocator import give_back_freed_memory, keep_freed_memory
 
     def megabytes():
         status = Path("/proc/self/status").read_text()

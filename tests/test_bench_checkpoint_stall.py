@@ -11,8 +11,8 @@ from benchmarks import checkpoint_stall, saves
 from benchmarks.checkpoint_stall import Options, Result
 from benchmarks.ratios import Ratio
 from models import PRESETS
-from train.checkpointing import Checkpointer
-from train.config import RunConfig
+from train.config.run import RunConfig
+from train.run.checkpoints import Checkpointer
 
 NANO = RunConfig(model=PRESETS["nano"])
 

@@ -9,11 +9,11 @@ from benchmarks import compile_time
 from benchmarks.compile_time import Options, Start
 from benchmarks.starting import Phases
 from tests import tiny
-from train import state
-from train.config import MeshConfig, ScheduleConfig
-from train.optimizer_configs import Aardvark
-from train.optimizers import build_optimizer
-from train.sharding import make_mesh
+from train.config.run import MeshConfig, ScheduleConfig
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark
+from train.step import state
+from train.step.sharding import make_mesh
 
 
 def phases(seconds):

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import dispatch, outcome, unrolled, whole_step
 from models import PRESETS
-from train.config import RunConfig
-from train.loss import batch_loss
-from train.optimizer_configs import AdamW
+from train.config.run import RunConfig
+from train.optimizers.settings import AdamW
+from train.tasks.loss import batch_loss
 
 
 def test_a_dict_for_every_layer_computes_what_the_stack_of_layers_does():

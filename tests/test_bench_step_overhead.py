@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import outcome, step_costs, step_overhead
 from benchmarks.step_overhead import Options
-from train.record_kinds import CostRecord
+from train.records.kinds import CostRecord
 
 
 def test_a_gpu_takes_the_papers_step_and_a_cpu_one_that_it_can_do():

@@ -15,13 +15,13 @@ import pytest
 
 import models
 from tests import tiny
-from train import ladders
-from train.config import ScheduleConfig
+from train.config.run import ScheduleConfig
 from train.data import Batch
-from train.optimizer_configs import AdamW, AdEMAMix, Lion
-from train.optimizers import build_optimizer
-from train.state import TrainState
-from train.step import make_train_step
+from train.experiments import ladders
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import AdamW, AdEMAMix, Lion
+from train.step.state import TrainState
+from train.step.train_step import make_train_step
 
 RATE, STEPS = 1e-2, 5
 MODEL = dataclasses.replace(tiny.MODEL, layers=1)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.synthetic_comparison import STEPS, records, run_record, write_comparison
-from train.check_records import check_records
-from train.config import config_hash
-from train.record_files import pack
-from train.records import encode
+from train.config.run import config_hash
+from train.records.check import check_records
+from train.records.files import pack
+from train.records.lines import encode
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,13 +20,13 @@ from jax.sharding import SingleDeviceSharding
 from tests import tiny
 from tests.disks import ROOT
 from tests.runs import arrays_in, numbers_in
-from train import loop
-from train.checkpointing import Checkpointer, CheckpointError
-from train.digests import SUMS, seal
-from train.program import build_program
-from train.state import TrainState
-from train.step_folders import newest_whole, read_newest_whole, steps
-from train.stopwatch import NOTHING_SPENT
+from train.host.digests import SUMS, seal
+from train.run import loop
+from train.run.checkpoint_folders import newest_whole, read_newest_whole, steps
+from train.run.checkpoints import Checkpointer, CheckpointError
+from train.run.training_clock import NOTHING_SPENT
+from train.step.program import build_program
+from train.step.state import TrainState
 
 pytestmark = pytest.mark.faults
 
@@ -447,10 +447,10 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 
 from tests.test_checkpoint_damage import flip
 from train import checkpointing
-from train.checkpointing import Checkpointer, CheckpointError
-from train.disk import DiskError
-from train.state import TrainState
-from train.stopwatch import NOTHING_SPENT
+from train.run.checkpoints import Checkpointer, CheckpointError
+from train.host.disk import DiskError
+from train.step.state import TrainState
+from train.run.training_clock import NOTHING_SPENT
 
 mesh = jax.make_mesh((2,), ("data",))
 split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))

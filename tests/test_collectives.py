@@ -12,13 +12,13 @@ import pytest
 import models
 from tests import tiny
 from tests.donated import overflow_branches
-from train.config import MeshConfig
-from train.hlo import COLLECTIVES, parse, size
-from train.optimizer_configs import Aardvark, AdamW, StratOpt
-from train.optimizers import build_optimizer
-from train.program import compile_ahead
-from train.sharding import make_mesh, tracing_on
-from train.state import abstract_state
+from train.config.run import MeshConfig
+from train.experiments.costs.hlo import COLLECTIVES, parse, size
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.step.program import compile_ahead
+from train.step.sharding import make_mesh, tracing_on
+from train.step.state import abstract_state
 
 FSDP = MeshConfig(data=1, fsdp=8)
 MATRICES = 7

@@ -13,15 +13,16 @@ import pytest
 from tests import tiny
 from tests.data_helpers import TEXTS, fails, opening_fails, refused, small_config, write_documents
 from tests.disks import needs_mounts, on_own_disk, python
-from train.data import DataError, open_dataset, prepare, verify
+from train.data import DataError, open_dataset, prepare
 from train.data.manifest import Manifest
-from train.data.parts import read_info
-from train.data.preparation import prepared_folder
-from train.data.shards import ShardWriter
-from train.data.splitting import parts_of
-from train.data.tokenizers import ByteTokenizer
-from train.data.verify import remember
-from train.vocabulary import check_vocabulary
+from train.data.preparing import verify
+from train.data.preparing.parts import read_info
+from train.data.preparing.preparation import prepared_folder
+from train.data.preparing.shards import ShardWriter
+from train.data.preparing.splitting import parts_of
+from train.data.preparing.tokenizers import ByteTokenizer
+from train.data.preparing.verify import remember
+from train.tasks.vocabulary import check_vocabulary
 
 pytestmark = pytest.mark.faults
 
@@ -73,7 +74,7 @@ def test_a_copied_folder_is_hashed_once_more_and_then_trusted(config, prepared, 
     for path in prepared.glob("*.bin"):
         os.utime(path, (1, 1))
     open_dataset(config)
-    monkeypatch.setattr("train.data.verify._check_content", None)
+    monkeypatch.setattr("train.data.preparing.verify._check_content", None)
     open_dataset(config)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.data_helpers import TEXTS, opening_fails, small_config, write_documents
 from tests.disks import needs_mounts, on_own_disk, python
 from train.data import DataConfig, DataError, prepare
-from train.data.preparation import prepared_folder
+from train.data.preparing.preparation import prepared_folder
 
 pytestmark = pytest.mark.faults
 
@@ -114,5 +114,5 @@ def test_a_full_disk_is_told_while_the_tokenizer_is_saved(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     config = dataclasses.replace(small_config(tmp_path), tokenizer="bpe:260")
-    monkeypatch.setattr("train.data.subword.write_whole", full)
+    monkeypatch.setattr("train.data.preparing.subword.write_whole", full)
     opening_fails(config, config.cache_dir, "No space left on device", SENTENCE)

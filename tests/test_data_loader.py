@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data import DataConfig, DataError, loader, open_dataset
-from train.data.rows import Windows
-from train.data.stream import TokenStream
+from train.data import DataConfig, DataError, open_dataset
+from train.data.batches import loader
+from train.data.batches.rows import Windows
+from train.data.batches.stream import TokenStream
 
 
 def stream(tokens, *cuts):

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data_helpers import small_config
-from train.data import DataError, loader, open_dataset
-from train.data.packing import best_fit, pack
-from train.data.rows import PackedDocuments
-from train.data.stream import TokenStream
+from train.data import DataError, open_dataset
+from train.data.batches import loader
+from train.data.batches.packing import best_fit, pack
+from train.data.batches.rows import PackedDocuments
+from train.data.batches.stream import TokenStream
 
 END = 0
 
@@ -199,7 +200,7 @@ def test_a_packed_dataset_has_the_texts_that_were_prepared(config):
 
 def test_packing_needs_no_second_preparation_but_makes_other_batches(config, monkeypatch):
     windows = open_dataset(dataclasses.replace(config, packing="windows"))
-    monkeypatch.setattr("train.data.preparation.encode", None)
+    monkeypatch.setattr("train.data.preparing.preparation.encode", None)
     documents = open_dataset(config)
     assert documents.folder == windows.folder
     assert documents.fingerprint != windows.fingerprint

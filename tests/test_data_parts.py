@@ -16,7 +16,7 @@ import pytest
 
 from tests.data_helpers import TEXTS, leftovers, opening_fails, texts, write_documents
 from train.data import DataConfig, DataError, prepare, workers
-from train.data.preparation import prepared_folder
+from train.data.preparing.preparation import prepared_folder
 from train.data.sources import open_source
 
 

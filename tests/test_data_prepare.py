@@ -15,11 +15,11 @@ import pytest
 
 from tests.data_helpers import TEXTS, leftovers, opening_fails, small_config, write_documents
 from train.data import DataConfig, DataError, Manifest, open_dataset, prepare, sources
-from train.data.preparation import prepared_folder
-from train.data.shards import ShardWriter
-from train.data.splitting import route_documents
-from train.data.subword import train_bpe
-from train.data.tokenizers import ByteTokenizer
+from train.data.preparing.preparation import prepared_folder
+from train.data.preparing.shards import ShardWriter
+from train.data.preparing.splitting import route_documents
+from train.data.preparing.subword import train_bpe
+from train.data.preparing.tokenizers import ByteTokenizer
 
 END = ByteTokenizer.end_of_document
 
@@ -88,13 +88,13 @@ def test_a_trained_tokenizer_sees_training_documents_only(config, monkeypatch):
         seen.extend(texts)
         return train_bpe(size, seen)
 
-    monkeypatch.setattr("train.data.subword.train_bpe", trained)
+    monkeypatch.setattr("train.data.preparing.subword.train_bpe", trained)
     prepare(dataclasses.replace(config, tokenizer="bpe:300"))
     assert seen == [r.document.text for r in route_documents(config) if r.split == "train"]
 
 
 def test_progress_is_told(config, monkeypatch):
-    monkeypatch.setattr("train.data.parts._BATCH_BYTES", 500)
+    monkeypatch.setattr("train.data.preparing.parts._BATCH_BYTES", 500)
     told = []
     prepare(config, progress=told.append)
     assert told == sorted(told)
@@ -116,7 +116,7 @@ def test_empty_documents_are_counted_and_left_out(config):
 
 def test_a_second_call_does_nothing(config, monkeypatch):
     first = prepare(config)
-    monkeypatch.setattr("train.data.preparation.encode", None)
+    monkeypatch.setattr("train.data.preparing.preparation.encode", None)
     assert prepare(config) == first
 
 
@@ -282,7 +282,7 @@ def test_the_default_source_opens(tmp_path, monkeypatch):
     """With fewer modules, for the sake of time."""
     module_files = sources.StandardLibrary.documents.__globals__["_module_files"]
     monkeypatch.setattr(
-        "train.data.stdlib_text._module_files", lambda library: module_files(library)[:40]
+        "train.data.sources.builtin._module_files", lambda library: module_files(library)[:40]
     )
     dataset = open_dataset(DataConfig(cache_dir=str(tmp_path)))
     assert dataset.train_tokens > 500_000

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data_helpers import fails, refused, texts
-from train.data import DataConfig, encoding, prepare
+from train.data import DataConfig, prepare
+from train.data.preparing import encoding
 from train.data.sources import open_source
 
 # --- jsonl

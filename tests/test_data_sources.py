@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data_helpers import fails, texts
-from train.data import stdlib_text, text_files
-from train.data.sources import SOURCE_FORMS, open_source
+from train.data import text_files
+from train.data.sources import SOURCE_FORMS, builtin, open_source
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_standard_library_repeats_no_paragraph(library):
     paragraphs = [
         " ".join(paragraph.split())
         for document in library
-        for paragraph in stdlib_text._BLANK_LINES.split(document.text)
+        for paragraph in builtin._BLANK_LINES.split(document.text)
     ]
     assert len(paragraphs) == len(set(paragraphs))
 
@@ -57,7 +57,7 @@ def test_the_standard_library_reads_the_same_twice(library):
 
 
 def test_a_python_without_its_sources_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(stdlib_text.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr(builtin.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     fails("stdlib", str(tmp_path), "without the source files", "text:PATH")
 
 

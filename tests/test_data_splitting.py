@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.data_helpers import write_documents
 from train.data import DataConfig, DataError
-from train.data.splitting import route_documents
+from train.data.preparing.splitting import route_documents
 
 
 def write_lines(path, texts):

@@ -10,8 +10,9 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from tests.data_helpers import leftovers, opening_fails
-from train.data import DataConfig, open_dataset, prepare, token_files
-from train.data.tokenizers import open_tokenizer
+from train.data import DataConfig, open_dataset, prepare
+from train.data.preparing import token_files
+from train.data.preparing.tokenizers import open_tokenizer
 
 TEXTS = [f"document {i}: " + "wörds of it " * (i % 5 + 1) for i in range(30)]
 

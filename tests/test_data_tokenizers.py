@@ -11,14 +11,14 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from tests.data_helpers import refused
 from train.data import pieces
-from train.data.synthetic import Synthetic
-from train.data.tokenizers import (
+from train.data.preparing.tokenizers import (
     TOKENIZER_FORMS,
     ByteTokenizer,
     load_saved,
     open_tokenizer,
     tokenizer_identity,
 )
+from train.data.synthetic import Synthetic
 
 WORDS = [document.text for document in Synthetic().documents()][:64]
 TEXTS = [*WORDS, "Grüße 😀 <|endoftext|>\n"]

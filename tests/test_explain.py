@@ -11,9 +11,9 @@ import pytest
 import models
 from tests import tiny
 from train.chain import links
-from train.config import MeshConfig
-from train.explain import explain
-from train.optimizer_configs import Aardvark, AdamW, Muon, StratOpt
+from train.config.run import MeshConfig
+from train.inspection.explain import explain
+from train.optimizers.settings import Aardvark, AdamW, Muon, StratOpt
 
 
 def names(chain):
@@ -82,7 +82,7 @@ def test_an_explanation_is_json(tmp_path):
 
 
 def test_the_command_shows_tables_for_people(capsys):
-    from train.cli import main
+    from train.cli.main import main
 
     main(["explain", "nano", "optimizer:aardvark", "--mesh.fsdp", "2"])
     printed = capsys.readouterr().out

@@ -10,9 +10,9 @@ from jax.sharding import AxisType
 from tests import tiny
 from tests.test_collectives import FSDP, collectives, step
 from tests.test_train_sharding import FAST, MESHES, check_same_training, trained
-from train.checkpointing import Checkpointer
-from train.optimizer_configs import Adafactor, Muon, StratOpt
-from train.stopwatch import NOTHING_SPENT
+from train.optimizers.settings import Adafactor, Muon, StratOpt
+from train.run.checkpoints import Checkpointer
+from train.run.training_clock import NOTHING_SPENT
 
 CHECKED_BY_TYPES = dataclasses.replace(MESHES["all three axes"], axes="explicit")
 STRATOPT, AARDVARK = FAST

@@ -12,8 +12,8 @@ import pytest
 
 from tests.disks import ROOT, needs_mounts, on_own_disk, python
 from tests.runs import arrays_in, numbers_in
-from train.disk import DiskError, check_room, disk_explained
-from train.run_folder import check_writable
+from train.host.disk import DiskError, check_room, disk_explained
+from train.run.folder import check_writable
 
 pytestmark = pytest.mark.faults
 
@@ -27,7 +27,7 @@ SAVE_UNTIL_FULL = """
 import sys
 from pathlib import Path
 from tests.test_checkpoint_damage import check_is_of, restored, save
-from train.disk import DiskError
+from train.host.disk import DiskError
 
 folder = Path(sys.argv[1]) / "checkpoints"
 for step in range(1, 100):
@@ -47,8 +47,8 @@ BEGIN = """
 import subprocess
 import sys
 from pathlib import Path
-from train.disk import DiskError
-from train.run_folder import held
+from train.host.disk import DiskError
+from train.run.folder import held
 
 disk = Path(sys.argv[1])
 for files in (1, 2, 3):
@@ -64,8 +64,8 @@ SAVE_WEIGHTS = """
 import sys
 from pathlib import Path
 import numpy as np
-from train.disk import DiskError
-from train.weights import About, save_weights
+from train.host.disk import DiskError
+from train.run.weights import About, save_weights
 
 try:
     params = {"w": np.ones(10**6, np.float32)}
@@ -98,7 +98,7 @@ import chex
 from tests import tiny
 from tests.runs import arrays_in, numbers_in
 from train import loop
-from train.disk import DiskError
+from train.host.disk import DiskError
 
 cache, run, undisturbed = map(Path, sys.argv[1:])
 config = tiny.run_config(cache, checkpoint_every=2)

@@ -8,7 +8,7 @@ from tests.fuzz_json import mutated
 from tests.fuzz_readers import RESULTS, TARGETS
 from tests.fuzz_runs import RUN
 from tests.fuzz_target import check, scratch
-from train.config import to_dict
+from train.config.run import to_dict
 
 pytestmark = pytest.mark.faults
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import configs, loop
-from train.config import MeshConfig, ScheduleConfig
+from train.config import named
+from train.config.run import MeshConfig, ScheduleConfig
 from train.data import DataConfig
-from train.distributed import refuse_several_processes
-from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
+from train.host.distributed import refuse_several_processes
+from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
+from train.run import loop
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,8 +33,8 @@ FLAGS = shlex.split(
 def config_of(folder):
     """The configuration of `FLAGS`: parameters and batches are shared between two processes."""
     return dataclasses.replace(
-        configs.nano(),
-        model=dataclasses.replace(configs.NANO, layers=1),
+        named.nano(),
+        model=dataclasses.replace(named.NANO, layers=1),
         data=DataConfig(source="synthetic", cache_dir=str(folder / "data")),
         schedule=ScheduleConfig(warmup_steps=3),
         mesh=MeshConfig(fsdp=8),

@@ -4,8 +4,8 @@ import pytest
 
 from tests.synthetic_comparison import final_record, run_record, write_run
 from train.report.comparison import load
-from train.report.inference import compare_all, holm
-from train.report.ladder_table import ladder_table, rungs
+from train.report.ladder import ladder_table, rungs
+from train.report.pairs import compare_all, holm
 from train.report.statistics import estimate
 
 # By rung: what it stands after, and its losses by seed.

@@ -12,11 +12,11 @@ import pytest
 import optax_strat
 from models import PRESETS
 from tests import tiny
-from train import ladders
-from train.config import Comparison, ScheduleConfig
+from train.config.run import Comparison, ScheduleConfig
 from train.contestants import Contestant
-from train.optimizer_configs import Aardvark, AdamW, Lion, Muon, StratOpt
-from train.optimizers import build_optimizer
+from train.experiments import ladders
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, Lion, Muon, StratOpt
 
 BASE = AdamW(learning_rate=2e-3, b1=0.85, b2=0.97, eps=1e-7, weight_decay=0.3, clip=0.8)
 NANO = PRESETS["nano"]

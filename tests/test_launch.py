@@ -9,11 +9,11 @@ import jax
 import pytest
 import yaml
 
-from train.commands.terminal import parse
-from train.config import MeshConfig
-from train.distributed import HostsConfig, Place, find_place, init_distributed
-from train.options import RunOptions
-from train.sharding import make_mesh, process_share
+from train.cli.options import RunOptions
+from train.cli.terminal import parse
+from train.config.run import MeshConfig
+from train.host.distributed import HostsConfig, Place, find_place, init_distributed
+from train.step.sharding import make_mesh, process_share
 
 ROOT = Path(__file__).parent.parent
 

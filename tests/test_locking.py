@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from train.locking import locked
-from train.run_folder import held
+from train.run.folder import held
 
 pytestmark = pytest.mark.faults
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from train.run_folder import held
+from train.run.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

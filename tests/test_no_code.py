@@ -16,24 +16,24 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from train.check_records import check_records
-from train.checkpointing import Checkpointer
-from train.compile_cache import keep_programs
 from train.data import DataConfig, open_dataset, prepare
-from train.data.preparation import prepared_folder
-from train.digests import SUMS, seal
-from train.record_files import read_file
-from train.records import RecordWriter, read_records
+from train.data.preparing.preparation import prepared_folder
+from train.experiments.queue import TrialQueue
+from train.experiments.tuning import nano_tuning
+from train.host.compiling import keep_programs
+from train.host.digests import SUMS, seal
+from train.records.check import check_records
+from train.records.files import read_file
+from train.records.lines import RecordWriter, read_records
 from train.report.comparison_report import report
-from train.report.tuning_trials import load_results
-from train.run_folder import claim, finished
-from train.state import TrainState
-from train.stopwatch import NOTHING_SPENT
-from train.transfer import export_weights
-from train.tuning.config import nano_tuning
+from train.report.tuning.trials import load_results
+from train.run.checkpoints import Checkpointer
+from train.run.folder import claim, finished
+from train.run.training_clock import NOTHING_SPENT
+from train.run.transfer import export_weights
+from train.run.weights import load_weights
+from train.step.state import TrainState
 from train.tuning.heartbeat import Heartbeat
-from train.tuning.queue import TrialQueue
-from train.weights import load_weights
 
 pytestmark = pytest.mark.faults
 
@@ -56,7 +56,7 @@ PRIVATE_PIPES = {
     "benchmarks/shared_work.py",
     "benchmarks/stepping.py",
     "train/data/workers.py",
-    "train/processes.py",
+    "train/experiments/workers.py",
 }
 """`multiprocessing` pickles what it sends. These send it to their own children, over pipes that no
 other process can open, and read no file in this way."""

@@ -21,19 +21,19 @@ from optax_strat import (
 )
 from tests import tiny
 from tests.poison import LEAVES, PoisonedData, poisoned, spoil_gradients
-from train import cli
-from train.checkpointing import Checkpointer
-from train.config import MeshConfig, config_hash
+from train.cli import main
+from train.config.run import MeshConfig, config_hash
 from train.data import open_dataset
-from train.loop import train
-from train.loss import batch_loss
-from train.optimizer_configs import Aardvark, AdamW, StratOpt
-from train.optimizers import build_optimizer
-from train.program import build_program
-from train.records import EvalRecord, FinalRecord, SpikeRecord, StepRecord, read_records
-from train.state import TrainState
-from train.step import make_train_step
-from train.stuck import StuckError
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.records.lines import EvalRecord, FinalRecord, SpikeRecord, StepRecord, read_records
+from train.run.checkpoints import Checkpointer
+from train.run.loop import train
+from train.run.nonfinite_run import StuckError
+from train.step.program import build_program
+from train.step.state import TrainState
+from train.step.train_step import make_train_step
+from train.tasks.loss import batch_loss
 
 pytestmark = pytest.mark.faults
 
@@ -191,7 +191,7 @@ def test_a_stuck_run_ends_with_status_1_each_time_and_its_checkpoint_is_good(
     def run_command(arguments):
         train(config, tmp_path / "run", program=program, dataset=data)
 
-    monkeypatch.setitem(cli.__dict__, "COMMANDS", {"run": run_command})
+    monkeypatch.setitem(main.__dict__, "COMMANDS", {"run": run_command})
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.chdir(tmp_path)
     sentences = [
@@ -202,7 +202,7 @@ def test_a_stuck_run_ends_with_status_1_each_time_and_its_checkpoint_is_good(
     ]
     for sentence in sentences:
         with pytest.raises(SystemExit) as end:
-            cli.main(["run"])
+            main.main(["run"])
         assert end.value.code == 1
         said = capsys.readouterr().err.replace(f"{tmp_path}/", "")
         assert said.strip() == sentence

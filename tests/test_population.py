@@ -14,25 +14,25 @@ import pytest
 
 import models
 from tests import tiny
-from train import loop
-from train.checkpointing import Checkpointer, CheckpointError
-from train.config import MeshConfig, config_hash
+from train.config.run import MeshConfig, config_hash
 from train.data import open_dataset
 from train.interrupts import Interrupted
-from train.optimizer_configs import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
-from train.optimizers import build_optimizer
-from train.population import build_population, populations, train_population
-from train.population.hyperparameters import (
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
+from train.records.lines import EvalRecord, StepRecord, read_records
+from train.run import loop
+from train.run.checkpoints import Checkpointer, CheckpointError
+from train.run.folder import finished, held
+from train.run.nonfinite_run import StuckError
+from train.run.population import build_population, populations, train_population
+from train.run.population.members import (
     check_together,
     differing_numbers,
     free_numbers,
     settings,
 )
-from train.records import EvalRecord, StepRecord, read_records
-from train.run_folder import finished, held
-from train.state import TrainState
-from train.step import make_train_step
-from train.stuck import StuckError
+from train.step.state import TrainState
+from train.step.train_step import make_train_step
 
 VARIED = {
     AdamW: [{"b1": 0.8, "weight_decay": 0.0}, {"learning_rate": 2e-3, "b2": 0.95, "eps": 1e-6}],

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from train.atomic import replacing, sync_folder, write_whole
-from train.step_folders import damage, discard_unfinished, finish, newest_whole, steps
+from train.host.files import replacing, sync_folder, write_whole
+from train.run.checkpoint_folders import damage, discard_unfinished, finish, newest_whole, steps
 
 pytestmark = pytest.mark.faults
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from train import processes
-from train.processes import other_workers
+from train.experiments import workers
+from train.experiments.workers import other_workers
 
 pytestmark = pytest.mark.faults
 
@@ -35,7 +35,7 @@ def done_with(monkeypatch):
     def done(at_start, work=lambda: None, error=KeyboardInterrupt):
         events = []
         context = type("Context", (), {"Process": lambda self, **_: Worker(events, at_start)})
-        monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: context())
+        monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: context())
         with pytest.raises(error), other_workers(print, 2):
             work()
         return events

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from models import TransformerConfig
 from tests.optax_strat.test_tree_properties import check_schedule
-from train import configs
-from train.config import RunConfig, ScheduleConfig, config_hash, first_difference, to_dict
+from train.cli.options import RunOptions
+from train.config import named
+from train.config.reading import run_config
+from train.config.run import RunConfig, ScheduleConfig, config_hash, first_difference, to_dict
 from train.data import DataConfig
-from train.optimizer_configs import AdamW, Lion, Muon, StratOpt
-from train.options import RunOptions
-from train.read_config import run_config
-from train.schedules import learning_rate_schedule
+from train.optimizers.schedules import learning_rate_schedule
+from train.optimizers.settings import AdamW, Lion, Muon, StratOpt
 
 pytestmark = pytest.mark.faults
 
@@ -77,7 +77,7 @@ FLAGS = {
     "data.text_column": st.sampled_from(["body", "a b", "-", "None", "0"]),
     "model.rope_theta": st.floats(1.0, 1e6),
 }
-NANO = configs.nano()
+NANO = named.nano()
 
 
 @settings(max_examples=6)

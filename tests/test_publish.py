@@ -7,9 +7,9 @@ import pytest
 from tests.synthetic_comparison import final_record, run_record, write_comparison
 from tests.synthetic_study import write_papers_rate
 from tests.test_tuning_report import tuning_of, write_tuning
-from train.optimizer_configs import AdamW, Lion
-from train.record_files import pack
-from train.records import RecordError, encode
+from train.optimizers.settings import AdamW, Lion
+from train.records.files import pack
+from train.records.lines import RecordError, encode
 from train.report.comparison import load
 from train.report.publish import outdated, publish
 from train.report.sections import MISSING, OF_COMPARISON, OF_STUDY, OF_TUNING, Sections

@@ -8,10 +8,10 @@ import pytest
 
 from tests import tiny
 from train.data import open_dataset
-from train.disk import DiskError
-from train.recorder import Recorder
-from train.records import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
-from train.so_far import SoFar
+from train.host.disk import DiskError
+from train.records.lines import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
+from train.run.recorder import Recorder
+from train.run.run_summary import SoFar
 
 pytestmark = pytest.mark.faults
 

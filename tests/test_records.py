@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.records import (
+from train.records.lines import (
     CostRecord,
     DataSummary,
     EvalRecord,

@@ -10,16 +10,16 @@ import pytest
 from tests import tiny
 from tests.poison import PoisonedData
 from tests.test_weights import ABOUT
-from train import cli
-from train.config import MeshConfig, to_dict
+from train.cli import main
+from train.config.run import MeshConfig, to_dict
 from train.data import open_dataset
-from train.loop import train
-from train.optimizer_configs import Aardvark
-from train.program import build_program
-from train.records import StepRecord, read_records
-from train.replay import replay
-from train.transfer import import_weights
-from train.weights import save_weights
+from train.inspection.replay import replay
+from train.optimizers.settings import Aardvark
+from train.records.lines import StepRecord, read_records
+from train.run.loop import train
+from train.run.transfer import import_weights
+from train.run.weights import save_weights
+from train.step.program import build_program
 
 pytestmark = pytest.mark.faults
 
@@ -128,7 +128,7 @@ def test_a_run_that_has_not_come_so_far_is_stepped_on(folder, program, tmp_path)
 def test_a_loss_that_is_no_number_is_met_again(config, program, tmp_path, monkeypatch):
     data = PoisonedData(open_dataset(config.data), {5: (3, np.nan)})
     train(config, tmp_path, program=program, dataset=data)
-    monkeypatch.setattr("train.replay.open_dataset", lambda config: data)
+    monkeypatch.setattr("train.inspection.replay.open_dataset", lambda config: data)
     found = replay(tmp_path, 5, program=program)
     assert np.isnan([found.loss, found.recorded_loss, found.rows[0].loss]).all()
     assert np.isfinite([row.loss for row in found.rows[1:]]).all()
@@ -151,12 +151,12 @@ def test_a_run_of_imported_weights_begins_with_them_or_not_at_all(config, progra
 def test_the_command_prints_tables_or_json(folder, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    cli.main(["replay", str(folder), "--step", "10"])
+    main.main(["replay", str(folder), "--step", "10"])
     said = capsys.readouterr().out
     assert "from checkpoint 8" in said
     assert "exact" in said
     assert "train-00000.bin @" in said
-    cli.main(["replay", str(folder), "--step", "10", "--json"])
+    main.main(["replay", str(folder), "--step", "10", "--json"])
     fields = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert fields["is_exact"] is True
     assert fields["rows"][0]["places"][0]["shard"] == "train-00000.bin"

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.synthetic_comparison import TITLES, records, run_record, write_comparison, write_run
-from train.record_files import pack
+from train.records.files import pack
 from train.report.comparison_report import report
 
 EVIL = "<script>alert(1)</script>"

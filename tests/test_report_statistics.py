@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synthetic_comparison import records, run_record, write_run
-from train import units
+from train.host import units
 from train.report.comparison import load
 from train.report.curves import difference_curve, smoothed, training_curve, validation_curve
 from train.report.panels import spread

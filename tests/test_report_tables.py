@@ -16,14 +16,14 @@ from tests.synthetic_comparison import (
     write_comparison,
     write_run,
 )
-from train.records import RecordWriter, StepRecord
+from train.records.lines import RecordWriter, StepRecord
 from train.report.comparison import load
+from train.report.comparison_tables import results_table
 from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
-from train.report.results_table import results_table
 from train.report.statistics import estimate
-from train.report.summary import summarize
+from train.report.words import summarize
 
 LOSSES = {"adamw": (2.0, 2.1, 2.2), "stratopt": (1.9, 2.01, 2.11), "lion": (2.05, 2.0, 2.3)}
 

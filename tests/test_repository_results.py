@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from train import configs
-from train.read_config import run_config
-from train.records import RunRecord, read_records
-from train.report.study_parts import read_study
-from train.report.study_results import compute
+from train.config import named
+from train.config.reading import run_config
+from train.experiments.tuning import nano_tuning
+from train.records.lines import RunRecord, read_records
+from train.report.study.parts import read_study
+from train.report.study.results import compute
 from train.study.run import tuned_optimizers
-from train.tuning.config import nano_tuning
 
 STUDY = Path(__file__).parent.parent / "results" / "study"
 
@@ -21,12 +21,12 @@ def results():
 
 
 def test_the_nano_comparison_is_at_the_settings_that_the_tuning_found():
-    assert tuned_optimizers(nano_tuning(), STUDY / "tuning.jsonl") == configs.nano_optimizers()
+    assert tuned_optimizers(nano_tuning(), STUDY / "tuning.jsonl") == named.nano_optimizers()
 
 
 def test_every_optimizers_best_rate_lies_inside_the_grid(results):
     bottoms = {curve.sweep.title: curve.is_bottom_inside for curve in results.curves}
-    assert len(bottoms) == len(configs.nano_optimizers())
+    assert len(bottoms) == len(named.nano_optimizers())
     assert all(bottoms.values())
 
 

@@ -16,13 +16,13 @@ from tests.synthetic_comparison import (
     write_run,
 )
 from tests.test_tuning_report import tuning_of, write_tuning
-from train.optimizer_configs import AdamW, Lion
-from train.record_files import pack, report_folder
-from train.records import RecordError, RecordWriter, RunRecord, decode, encode
+from train.optimizers.settings import AdamW, Lion
+from train.records.files import pack, report_folder
+from train.records.lines import RecordError, RecordWriter, RunRecord, decode, encode
 from train.report.comparison import load
-from train.report.results_table import results_table
+from train.report.comparison_tables import results_table
+from train.report.tuning.trials import is_tuning, load_results
 from train.report.tuning_files import trials_csv
-from train.report.tuning_trials import is_tuning, load_results
 
 
 def rows_of(*paths, **options):

@@ -7,11 +7,11 @@ import typing
 import numpy as np
 import pytest
 
-from train import configs
-from train.config import to_dict
-from train.optimizer_configs import AdamW, Lion, OptimizerConfig, StratOpt, key
-from train.search_spaces import PAPERS_RATE, SPACES, SearchSpace, search_space
-from train.tuning.dimensions import Choices, LogComplement, LogUniform, Uniform, from_dict
+from train.config import named
+from train.config.run import to_dict
+from train.optimizers.dimensions import Choices, LogComplement, LogUniform, Uniform, from_dict
+from train.optimizers.search_spaces import PAPERS_RATE, SPACES, SearchSpace, search_space
+from train.optimizers.settings import AdamW, Lion, OptimizerConfig, StratOpt, key
 from train.tuning.points import sobol_points
 
 RATE = LogUniform("learning_rate", 1e-4, 1e-2)
@@ -34,7 +34,7 @@ def test_every_range_of_rates_is_three_decades_and_of_decays_two_around_the_defa
     assert decay.place(kind().weight_decay) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("optimizer", configs.nano_optimizers(), ids=key)
+@pytest.mark.parametrize("optimizer", named.nano_optimizers(), ids=key)
 def test_the_best_rate_of_the_nano_grid_lies_well_inside(optimizer):
     assert 0.1 < SPACES[type(optimizer)][0].place(optimizer.learning_rate) < 0.9
 

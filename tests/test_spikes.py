@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.test_records import RUN, evaluation
 from tests.test_records import step as logged
-from train import spikes
 from train.data import open_dataset
 from train.interrupts import Interrupted
-from train.loop import train
-from train.program import build_program
-from train.records import RecordWriter, SpikeRecord, decode, encode, read_records
-from train.spikes import DEVIATIONS, ENOUGH, WINDOW, SpikeWatch
+from train.records.lines import RecordWriter, SpikeRecord, decode, encode, read_records
+from train.run import spikes
+from train.run.loop import train
+from train.run.spikes import DEVIATIONS, ENOUGH, WINDOW, SpikeWatch
+from train.step.program import build_program
 
 pytestmark = pytest.mark.faults
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from train.stopwatch import Spent, Stopwatch
+from train.run.training_clock import Spent, Stopwatch
 
 
 @pytest.fixture
 def wait(monkeypatch):
     """Lets seconds go by."""
     now = [100.0]
-    monkeypatch.setattr("train.stopwatch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("train.run.training_clock.time.perf_counter", lambda: now[0])
 
     def wait(seconds):
         now[0] += seconds

@@ -23,11 +23,11 @@ from tests.synthetic_study import (
     write_study,
 )
 from train.report.comparison import load
-from train.report.forensics import PAPERS_ORDER
-from train.report.inference import holm
-from train.report.study_parts import read_study, study_of
-from train.report.study_report import study_report
-from train.report.study_results import compute
+from train.report.pairs import holm
+from train.report.study.papers_order import PAPERS_ORDER
+from train.report.study.parts import read_study, study_of
+from train.report.study.report import study_report
+from train.report.study.results import compute
 from train.report.study_words import describe
 
 EVIL = "<script>alert(1)</script>"

@@ -16,7 +16,7 @@ SHOW_AND_GO_ON = """
 import sys
 from pathlib import Path
 from rich.live import Live
-from train.commands.terminal import console
+from train.cli.terminal import console
 
 console.print("shown")
 sys.stdin.readline()

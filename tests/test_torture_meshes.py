@@ -14,12 +14,12 @@ import pytest
 
 from tests import tiny
 from tests.torture import TINY, finish, further, started
-from train import loop
-from train.config import MeshConfig, config_hash
+from train.config.run import MeshConfig, config_hash
 from train.interrupts import Interrupted
-from train.program import build_program
-from train.records import EvalRecord, StepRecord, read_records
-from train.run_folder import claim
+from train.records.lines import EvalRecord, StepRecord, read_records
+from train.run import loop
+from train.run.folder import claim
+from train.step.program import build_program
 
 pytestmark = pytest.mark.faults
 

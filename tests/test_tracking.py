@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.synthetic_comparison import records, run_record
-from train.records import EvalRecord, FinalRecord, StepRecord
-from train.tracking import numbers, open_tracker
+from train.records.lines import EvalRecord, FinalRecord, StepRecord
+from train.run.trackers import numbers, open_tracker
 
 RUN = run_record("adamw", 0)
 LINES = [line for line in records(RUN) if not isinstance(line, type(RUN))]

@@ -15,7 +15,7 @@ from benchmarks import fsdp, h100, hlo, step_traffic
 from optax_strat import StratoptReadings, aardvark, decays, stratopt
 from tests import tiny
 from tests.donated import overflow_branches, traffic
-from train.optimizer_configs import Aardvark, AdamW, OptimizerConfig, StratOpt
+from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
 
 
 @pytest.fixture(scope="module")

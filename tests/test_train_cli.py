@@ -17,7 +17,7 @@ def call(*arguments, cwd=None):
     ["run", "compare", "tune", "report", "check", "publish", "prepare", "plan", "explain"],
 )
 def test_every_command_explains_itself(command, capsys):
-    from train.cli import main
+    from train.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -46,7 +46,7 @@ def test_every_command_explains_itself(command, capsys):
 def test_wrong_input_is_one_sentence_and_status_2(
     arguments, sentence, tmp_path, monkeypatch, capsys
 ):
-    from train.cli import main
+    from train.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:

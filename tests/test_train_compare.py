@@ -9,18 +9,18 @@ import pytest
 from rich.console import Console
 
 from tests import tiny
-from train import compare as compare_module
-from train import costs as costs_module
-from train.compare import compare
-from train.config import Comparison, Experiment
+from train.cli.progress import RunDisplay
+from train.config.run import Comparison, Experiment
 from train.contestants import Contestant
-from train.display import RunDisplay
+from train.experiments import compare as compare_module
+from train.experiments.compare import compare
+from train.experiments.costs import measure as costs_module
+from train.experiments.workers import other_workers
 from train.interrupts import Interrupted
-from train.optimizer_configs import AdamW, StratOpt
-from train.processes import other_workers
-from train.records import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
+from train.optimizers.settings import AdamW, StratOpt
+from train.records.lines import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
 from train.report.comparison_report import report
-from train.run_folder import held
+from train.run.folder import held
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import math
 import pytest
 
 from tests import tiny
-from train import configs
 from train.budget import budget, refuse_unless_accepted
-from train.config import ScheduleConfig, config_hash, first_difference, to_dict
+from train.config import named
+from train.config.run import ScheduleConfig, config_hash, first_difference, to_dict
 from train.contestants import Contestant
-from train.optimizer_configs import Aardvark, AdamW
+from train.optimizers.settings import Aardvark, AdamW
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_a_difference_is_named_by_its_path(tmp_path):
     assert first_difference(to_dict(config), to_dict(config)) is None
 
 
-@pytest.mark.parametrize("name", sorted(configs.RUNS))
+@pytest.mark.parametrize("name", sorted(named.RUNS))
 def test_every_named_run_builds_and_says_what_to_expect(name):
-    assert configs.RUNS[name]().steps >= 1
-    assert len(configs.RUNS[name].__doc__) > 40
+    assert named.RUNS[name]().steps >= 1
+    assert len(named.RUNS[name].__doc__) > 40
 
 
 def test_the_papers_literal_run_is_hundreds_of_gpu_hours_and_must_be_accepted():
-    literal = configs.paper_literal()
+    literal = named.paper_literal()
     cost = budget(literal)
     assert cost.tokens == 100_000 * 1024 * 4096
     assert 300 < cost.a100_hours < 600  # Table 1 prints 19.8
@@ -75,12 +75,12 @@ def test_the_papers_literal_run_is_hundreds_of_gpu_hours_and_must_be_accepted():
 
 
 def test_the_consistent_reading_is_twenty_tokens_a_parameter():
-    tokens = budget(configs.paper_consistent()).tokens
+    tokens = budget(named.paper_consistent()).tokens
     assert 19 < tokens / 134e6 < 21
 
 
 def test_a_comparison_gives_every_optimizer_the_same_seeds_and_settings():
-    comparison = configs.compare()
+    comparison = named.compare()
     runs = comparison.runs()
     assert len({run.name for run in runs}) == len(runs)
     assert len(runs) == comparison.seeds * len(comparison.contestants)
@@ -91,10 +91,10 @@ def test_a_comparison_gives_every_optimizer_the_same_seeds_and_settings():
 
 def test_two_settings_of_one_optimizer_are_two_contestants():
     contestants = Contestant(Aardvark()), Contestant(Aardvark(clip=None), "Aardvark, no clip")
-    comparison = dataclasses.replace(configs.compare(), contestants=contestants, seeds=1)
+    comparison = dataclasses.replace(named.compare(), contestants=contestants, seeds=1)
     assert [run.name for run in comparison.runs()] == ["aardvark-s0", "aardvark-no-clip-s0"]
 
 
 def test_two_contestants_of_one_name_are_refused():
     with pytest.raises(ValueError, match=r"contestants=\['adamw', 'adamw'\]"):
-        dataclasses.replace(configs.compare(), contestants=(Contestant(AdamW()),) * 2)
+        dataclasses.replace(named.compare(), contestants=(Contestant(AdamW()),) * 2)

@@ -15,18 +15,20 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from train import cli, configs, loop
-from train.accelerators import ACCELERATORS
-from train.checkpointing import Checkpointer, CheckpointError
-from train.config import MeshConfig, config_hash, to_dict
+from train.cli import main
+from train.config import named
+from train.config.run import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
+from train.inspection.out_of_memory import OutOfMemoryError, explain_out_of_memory, memory_explained
 from train.interrupts import Interrupted
-from train.memory import OutOfMemoryError, explain_out_of_memory, memory_explained
-from train.optimizer_configs import Aardvark
-from train.program import build_program
-from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
-from train.run_folder import held
-from train.stuck import StuckError
+from train.optimizers.settings import Aardvark
+from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
+from train.run import loop
+from train.run.checkpoints import Checkpointer, CheckpointError
+from train.run.folder import held
+from train.run.nonfinite_run import StuckError
+from train.step.accelerators import ACCELERATORS
+from train.step.program import build_program
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +201,8 @@ def test_a_killed_process_goes_on_to_the_same_bits(config, program, undisturbed,
 import os, signal
 from pathlib import Path
 from tests import tiny
-from train.loop import train
-from train.optimizer_configs import Aardvark
+from train.run.loop import train
+from train.optimizers.settings import Aardvark
 
 def die(progress):
     if progress.step == 10:
@@ -318,7 +320,7 @@ def test_a_program_that_does_not_fit_ends_with_status_2_before_anything_is_writt
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        cli.main(["run", "nano", "--data.source", "synthetic", "--out", "run"])
+        main.main(["run", "nano", "--data.source", "synthetic", "--out", "run"])
     assert end.value.code == 2
     assert "`python -m train plan` predicts" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -355,7 +357,7 @@ class Device:
     ],
 )
 def test_a_device_that_is_known_is_compared_with_the_plan(name, limit, offer):
-    paper = dataclasses.replace(configs.paper_consistent(), mesh=MeshConfig(fsdp=8))
+    paper = dataclasses.replace(named.paper_consistent(), mesh=MeshConfig(fsdp=8))
     device = Device(ACCELERATORS[name].kind if name else "unheard of", limit)
     sentence = explain_out_of_memory(paper, EXHAUSTED, device, 8)
     expected = f"predicts [0-9.]+ GB on each of 8 devices, and a device .*{offer} try --accumulate"

@@ -15,11 +15,11 @@ import models
 from benchmarks import hlo
 from models import PRESETS
 from tests import tiny
-from train.chunked_loss import _logsumexp_in_one_pass, chunked_cross_entropy
-from train.config import MeshConfig
+from train.config.run import MeshConfig
 from train.data import Batch
-from train.loss import CHUNK, batch_loss, cross_entropy, logit_tokens
-from train.sharding import batch_sharding, make_mesh, parameter_shardings, tracing_on
+from train.step.sharding import batch_sharding, make_mesh, parameter_shardings, tracing_on
+from train.tasks.chunked_loss import _logsumexp_in_one_pass, chunked_cross_entropy
+from train.tasks.loss import CHUNK, batch_loss, cross_entropy, logit_tokens
 
 TIED = dataclasses.replace(tiny.MODEL, tied_head=True)
 
@@ -99,7 +99,7 @@ def test_logits_too_large_to_leave_whole_take_the_chunked_way_as_a_single_chunk(
     whole = loss_and_gradient(tiny.MODEL, None)
     assert "while" not in whole.lower(params, batch).as_text()
     expected = whole(params, batch)
-    monkeypatch.setattr("train.loss.WHOLE_BYTES", 0)
+    monkeypatch.setattr("train.tasks.loss.WHOLE_BYTES", 0)
     single = loss_and_gradient(tiny.MODEL, None)
     assert "scatter" not in str(jax.make_jaxpr(jax.grad(by_head(params, batch)))(params["head"]))
     chex.assert_trees_all_close(single(params, batch), expected, rtol=1e-5, atol=1e-6)

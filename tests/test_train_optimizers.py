@@ -12,10 +12,10 @@ from optax import contrib
 
 import optax_strat
 from tests import tiny
-from train.config import ScheduleConfig
-from train.optimizer_configs import LAMB, Adafactor, AdamW, AdEMAMix, Lion, Muon
-from train.optimizers import build_optimizer
-from train.schedules import learning_rate_schedule
+from train.config.run import ScheduleConfig
+from train.optimizers.build import build_optimizer
+from train.optimizers.schedules import learning_rate_schedule
+from train.optimizers.settings import LAMB, Adafactor, AdamW, AdEMAMix, Lion, Muon
 
 STEPS = 10
 FLAT = ScheduleConfig(warmup_steps=0, decay="constant")

@@ -8,22 +8,22 @@ import pytest
 from rich.console import Console
 
 from tests import tiny
-from train import configs
 from train.activations import estimate_activations
-from train.config import MeshConfig
-from train.optimizers import build_optimizer
-from train.plan import make_plan
-from train.plan_table import plan_table
-from train.program import build_program
-from train.sharding import make_mesh
-from train.state import init_state
+from train.config import named
+from train.config.run import MeshConfig
+from train.inspection.plan import make_plan
+from train.inspection.tables import plan_table
+from train.optimizers.build import build_optimizer
+from train.step.program import build_program
+from train.step.sharding import make_mesh
+from train.step.state import init_state
 
 NODE = MeshConfig(fsdp=8)
 
 
 def consistent(**changes):
     return dataclasses.replace(
-        configs.paper_consistent(), **{"mesh": NODE, "accumulate": 1, **changes}
+        named.paper_consistent(), **{"mesh": NODE, "accumulate": 1, **changes}
     )
 
 
@@ -47,16 +47,16 @@ def test_the_papers_consistent_reading_has_the_figures_of_its_arithmetic():
 
 
 def test_the_literal_reading_takes_hundreds_of_a100_hours_at_full_utilization():
-    plan = make_plan(dataclasses.replace(configs.paper_literal(), mesh=NODE), "a100", utilization=1)
+    plan = make_plan(dataclasses.replace(named.paper_literal(), mesh=NODE), "a100", utilization=1)
     assert 329 < 8 * plan.hours < 600
 
 
 def test_the_papers_consistent_reading_fits_one_node_as_it_is_configured():
-    assert make_plan(dataclasses.replace(configs.paper_consistent(), mesh=NODE)).fits
+    assert make_plan(dataclasses.replace(named.paper_consistent(), mesh=NODE)).fits
 
 
 def test_hours_that_no_device_can_reach_are_called_impossible():
-    literal = dataclasses.replace(configs.paper_literal(), mesh=NODE)
+    literal = dataclasses.replace(named.paper_literal(), mesh=NODE)
     papers_own = make_plan(literal, "a100")
     assert "impossible: 16.7 of the peak" in table_of(papers_own, 19.8)
     assert "impossible as hours of every device: 2.08" in table_of(papers_own, 19.8)
@@ -97,7 +97,7 @@ def test_activations_are_estimated_within_a_factor_of_two_of_the_compilers_count
 
 def test_every_setting_that_saves_memory_is_estimated_to_save_some():
     def activations(**changes):
-        model = dataclasses.replace(configs.paper_consistent().model, **changes)
+        model = dataclasses.replace(named.paper_consistent().model, **changes)
         return make_plan(consistent(model=model)).memory.activations
 
     kept = [activations(remat=remat) for remat in ("full", "dots", "none")]
@@ -127,7 +127,7 @@ def test_an_impossible_utilization_is_refused():
 
 
 def test_the_command_prints_a_table_and_its_status_is_the_verdict(capsys):
-    from train.cli import main
+    from train.cli.main import main
 
     with pytest.raises(SystemExit) as stop:
         main(["plan", "paper_consistent", "--mesh.fsdp", "8"])

@@ -12,13 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 import models
 from tests import tiny
-from train.config import MeshConfig
+from train.config.run import MeshConfig
 from train.data import Batch
-from train.optimizer_configs import Aardvark, AdamW, StratOpt
-from train.optimizers import build_optimizer
-from train.program import build_program
-from train.sharding import batch_sharding, make_mesh, parameter_shardings, process_share
-from train.state import abstract_state, init_state, state_bytes
+from train.optimizers.build import build_optimizer
+from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.step.program import build_program
+from train.step.sharding import batch_sharding, make_mesh, parameter_shardings, process_share
+from train.step.state import abstract_state, init_state, state_bytes
 
 MESHES = {
     "one device": MeshConfig(data=1),
@@ -157,7 +157,7 @@ def trained(optimizer, mesh, accumulate=1):
         model=dataclasses.replace(tiny.MODEL, scan_unroll=1),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.program.make_mesh", mesh_of)
+        patch.setattr("train.step.program.make_mesh", mesh_of)
         program = build_program(config)
     state, seen = program.init(seed=0), []
     for _ in range(4):

@@ -13,9 +13,9 @@ import pytest
 import models
 from tests import tiny
 from train.data import Batch
-from train.optimizers import build_optimizer
-from train.state import TrainState
-from train.step import make_train_step
+from train.optimizers.build import build_optimizer
+from train.step.state import TrainState
+from train.step.train_step import make_train_step
 
 
 def batch_of(seed=0):

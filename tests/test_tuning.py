@@ -18,23 +18,23 @@ from rich.console import Console
 
 from tests import tiny
 from tests.test_tuning_report import START, write_trial
-from train.config import Experiment
-from train.disk import DiskError
-from train.display import RunDisplay
+from train.cli.progress import RunDisplay
+from train.config.run import Experiment
+from train.experiments.queue import TrialQueue
+from train.experiments.tune import tune
+from train.experiments.tuning import Tuning, nano_tuning
+from train.experiments.workers import other_workers
+from train.host.disk import DiskError
 from train.interrupts import Interrupted
-from train.optimizer_configs import AdamW, Lion, StratOpt
-from train.processes import other_workers
-from train.records import FinalRecord, RunRecord, read_records
-from train.report.tuning_report import tuning_report
-from train.run_folder import check_owner, finished
-from train.search_spaces import search_space
-from train.stuck import StuckError
+from train.optimizers.search_spaces import search_space
+from train.optimizers.settings import AdamW, Lion, StratOpt
+from train.records.lines import FinalRecord, RunRecord, read_records
+from train.report.tuning.report import tuning_report
+from train.run.folder import check_owner, finished
+from train.run.nonfinite_run import StuckError
 from train.tuning import heartbeat as heartbeat_module
 from train.tuning import trainers
-from train.tuning.config import Tuning, nano_tuning
 from train.tuning.heartbeat import Heartbeat, OverdueError
-from train.tuning.queue import TrialQueue
-from train.tuning.worker import tune
 
 OPTIMIZERS = (AdamW(), Lion())
 NAMES = {f"{name}/{number}" for name in ("adamw", "lion") for number in range(3)}

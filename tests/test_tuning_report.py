@@ -15,16 +15,16 @@ from rich.console import Console
 
 from tests import tiny
 from tests.synthetic_comparison import final_record, run_record
-from train.config import Experiment
-from train.optimizer_configs import AdamW, Lion, StratOpt
-from train.records import EvalRecord, RecordWriter
+from train.config.run import Experiment
+from train.experiments.tuning import Tuning
+from train.optimizers.search_spaces import search_space
+from train.optimizers.settings import AdamW, Lion, StratOpt
+from train.records.lines import EvalRecord, RecordWriter
+from train.report.tuning.report import tuning_report
+from train.report.tuning.trials import load_results
 from train.report.tuning_edges import Edge, edges
-from train.report.tuning_report import tuning_report
 from train.report.tuning_statistics import expected_best, ranks, running_quartiles, search_curve
-from train.report.tuning_trials import load_results
-from train.run_folder import write_config
-from train.search_spaces import search_space
-from train.tuning.config import Tuning
+from train.run.folder import write_config
 
 BOTTOMS = {"adamw": -2.5, "lion": -1.2, "stratopt": -3.0}  # of the valleys, as log10 of the rate
 START = 5.45

@@ -16,23 +16,23 @@ from rich.console import Console
 from tests.synthetic_comparison import cost_record, records, run_record, write_run
 from tests.synthetic_study import write_study
 from tests.test_tuning_report import tuning_of, write_tuning
-from train.cli import main
-from train.commands import training
+from train.cli import train
+from train.cli.main import main
+from train.cli.progress import RunDisplay
 from train.contestants import Contestant
 from train.cost_kinds import MeshCost
-from train.display import RunDisplay
-from train.optimizer_configs import AdamW
-from train.record_files import pack
-from train.records import RecordWriter, RunRecord, encode, read_records
+from train.optimizers.settings import AdamW
+from train.records.files import pack
+from train.records.lines import RecordWriter, RunRecord, encode, read_records
 from train.report.comparison_report import report
 from train.report.markdown import markdown
 from train.report.publish import publish
 from train.report.sections import OF_STUDY
-from train.report.study_report import study_report
+from train.report.study.report import study_report
 from train.report.table import Cell, Column, Table
 from train.report.terminal import print_table
-from train.report.tuning_report import tuning_report
-from train.run_folder import held
+from train.report.tuning.report import tuning_report
+from train.run.folder import held
 from train.tuning.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.faults
@@ -253,7 +253,7 @@ def test_names_of_folders_are_shown_as_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     *_, final = records(run_record("adamw", 0))
-    monkeypatch.setattr(training, "train", lambda *_, **__: final)
+    monkeypatch.setattr(train, "train", lambda *_, **__: final)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     main(["run", "nano", "--out", "[red]x"])

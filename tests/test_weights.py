@@ -19,19 +19,19 @@ from jax.sharding import SingleDeviceSharding
 
 from tests import tiny
 from train.checkpoint_trees import named_leaves
-from train.checkpointing import Checkpointer
-from train.config import MeshConfig, config_hash, to_dict
+from train.config.run import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
-from train.disk import DiskError
-from train.loop import train
-from train.program import build_program
-from train.records import EvalRecord, RunRecord, read_records
-from train.run_folder import RECORDS, claim, imported_weights, write_config
-from train.sharding import make_mesh
-from train.state import TrainState, abstract_state
-from train.stopwatch import NOTHING_SPENT
-from train.transfer import IMPORTED, export_weights, import_weights
-from train.weights import About, WeightsError, load_weights, read_about, save_weights
+from train.host.disk import DiskError
+from train.records.lines import EvalRecord, RunRecord, read_records
+from train.run.checkpoints import Checkpointer
+from train.run.folder import RECORDS, claim, imported_weights, write_config
+from train.run.loop import train
+from train.run.training_clock import NOTHING_SPENT
+from train.run.transfer import IMPORTED, export_weights, import_weights
+from train.run.weights import About, WeightsError, load_weights, read_about, save_weights
+from train.step.program import build_program
+from train.step.sharding import make_mesh
+from train.step.state import TrainState, abstract_state
 
 pytestmark = pytest.mark.faults
 
@@ -154,7 +154,9 @@ def test_a_damaged_tensor_is_named(saved: Path) -> None:
 def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(named_leaves(PARAMS, "."), path)
-    with pytest.raises(WeightsError, match=r"no checksums .*: write it with train.weights.save_we"):
+    with pytest.raises(
+        WeightsError, match=r"no checksums .*: write it with train.run.weights.save_we"
+    ):
         load(path)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 import models
 from models import TransformerConfig
-from train.config import RunConfig, ScheduleConfig
+from train.config.run import RunConfig, ScheduleConfig
 from train.data import DataConfig
-from train.optimizer_configs import (
+from train.optimizers.settings import (
     LAMB,
     Aardvark,
     Adafactor,

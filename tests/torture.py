@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.runs import arrays_in
-from train.records import Record, read_records
+from train.records.lines import Record, read_records
 
 ROOT = Path(__file__).parent.parent
 TINY = shlex.split(

@@ -1,9 +1,9 @@
 """`python -m train`: the command line."""
 
-from train.stopping import stopping
+from train.host.signals import stopping
 
 if __name__ == "__main__":
     with stopping:  # From here on: the imports alone take seconds.
-        from train.cli import main
+        from train.cli.main import main
 
         main()

@@ -7,8 +7,8 @@ fuses some away and adds others: compile where a tenth matters.
 from __future__ import annotations
 
 from models.attention import resolve_kind
-from train.config import RunConfig
-from train.loss import logit_tokens
+from train.config.run import RunConfig
+from train.tasks.loss import logit_tokens
 
 GRADIENTS = 0.5
 """Bytes of a layer's gradients that exist at once, as a part of what the layer computes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import models
-from train.config import RunConfig
+from train.config.run import RunConfig
 
 A100_FLOPS = 312e12
 """Dense bfloat16 operations a second of one A100 at 100 % utilization (NVIDIA's data sheet)."""
@@ -27,7 +27,7 @@ def budget(config: RunConfig) -> Budget:
     """Tokens, exact causal FLOPs and A100-hours of a run.
 
     Example:
-      >>> from train.configs import paper_literal
+      >>> from train.config.named import paper_literal
       >>> cost = budget(paper_literal())
       >>> f"{cost.tokens / 1e9:.0f} billion tokens"
       '419 billion tokens'

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from train.config import config_hash
-from train.records import EvalRecord, FinalRecord, RunRecord, StepRecord
+from train.config.run import config_hash
+from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord
 
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _IN_CONFIG = ("seed", "steps", "batch_size", "context")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.step_folders import CheckpointError
+from train.run.checkpoint_folders import CheckpointError
 
 _WHAT = {
     "config_hash": "configuration",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from train.optimizer_configs import OptimizerConfig
+from train.optimizers.settings import OptimizerConfig
 
 _LONGEST = 100
 """Letters of a folder's name; file systems take 255 bytes, of which a seed needs some."""
@@ -27,7 +27,7 @@ class Contestant:
       ValueError: If the title has nothing to name a folder by.
 
     Example:
-      >>> from train.optimizer_configs import AdamW
+      >>> from train.optimizers.settings import AdamW
       >>> Contestant(AdamW()).name, Contestant(AdamW(clip=None), "AdamW, no clip").name
       ('adamw', 'adamw-no-clip')
     """

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from train.chain import Link
-from train.explain import Explanation, Parameter
+from train.inspection.explain import Explanation, Parameter
 
 
 def explanation_tables(explanation: Explanation) -> Group:

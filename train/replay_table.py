@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from train.replay import Replay, Row
+from train.inspection.replay import Replay, Row
 
 WORST = 8
 """Rows and layers that are shown; `--json` has them all."""

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 
 import models
-from train.accelerators import peak_flops
-from train.config import Experiment
-from train.stopwatch import Spent
+from train.config.run import Experiment
+from train.run.training_clock import Spent
+from train.step.accelerators import peak_flops
 
 
 class Speed(NamedTuple):
@@ -42,7 +42,7 @@ def speed_of(
       device_kind: What they are, as JAX names it; by default those in use here.
 
     Example:
-      >>> from train.configs import paper_consistent
+      >>> from train.config.named import paper_consistent
       >>> print(speed_of(paper_consistent(), 4_000_000, Spent(1.0, 8.0), "NVIDIA H100 80GB HBM3"))
       4,000,000 tokens/s, MFU 44.7% of 989 TFLOP/s a device, 6 (N - untied ...) + 6 L d T FLOPs ...
     """

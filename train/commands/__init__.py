@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from train.commands.files import export, import_, prepare
-from train.commands.planning import explain, plan
+from train.cli.files import export, import_, prepare
+from train.cli.look import explain, plan
+from train.cli.train import compare, run, study, tune
 from train.commands.records import check, publish, report
 from train.commands.replaying import replay
-from train.commands.training import compare, run, study, tune
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
     {

@@ -1,6 +1,6 @@
 """The commands that read records: `report`, `check`, `publish`.
 
-What they draw with is imported when they draw, as in `train.commands.training`.
+What they draw with is imported when they draw, as in `train.cli.train`.
 """
 
 from __future__ import annotations
@@ -8,24 +8,26 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from train.check_records import check_records
-from train.commands.terminal import console, parse
-from train.options import CheckOptions, PublishOptions, ReportOptions
+from train.cli.options import CheckOptions, PublishOptions, ReportOptions
+from train.cli.terminal import console, parse
 from train.plain_text import plain
-from train.report.tuning_trials import is_tuning
+from train.records.check import check_records
+from train.report.tuning.trials import is_tuning
 
 
 def report(arguments: list[str]) -> None:
     """write the report of any set of runs"""
     options = parse(ReportOptions, "report", arguments)
-    from train.report import comparison_report, study_report, tuning_report
+    from train.report import comparison_report
+    from train.report.study.report import study_report
+    from train.report.tuning.report import tuning_report
 
     terms: dict[str, Any]
     terms = {"out": options.out, "console": console, "allow_mixed": options.allow_mixed}
     if options.study is not None:
-        study_report.study_report(options.study, **terms)
+        study_report(options.study, **terms)
     elif len(options.paths) == 1 and is_tuning(options.paths[0]):
-        tuning_report.tuning_report(options.paths[0], **terms)
+        tuning_report(options.paths[0], **terms)
     else:
         comparison_report.report(*options.paths, **terms)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import train.replay as replays
-from train.commands.terminal import console, parse
-from train.options import ReplayOptions
+import train.inspection.replay as replays
+from train.cli.options import ReplayOptions
+from train.cli.terminal import console, parse
+from train.host.typed_json import to_json
 from train.replay_table import replay_tables
-from train.typed_json import to_json
 
 
 def replay(arguments: list[str]) -> None:

@@ -8,18 +8,18 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.data import loader
+from train.data.batches import loader
+from train.data.batches.rows import Batch, PackedDocuments, Rows, Windows
+from train.data.batches.stream import TokenStream
 from train.data.config import DataConfig, PackingKind
 from train.data.errors import DataError
 from train.data.manifest import WAY_OUT, Manifest
 from train.data.packing_files import open_packing
-from train.data.preparation import prepare, prepared_folder
+from train.data.preparing.preparation import prepare, prepared_folder
+from train.data.preparing.splitting import Split
+from train.data.preparing.tokenizers import Tokenizer, load_saved, saved_fingerprint
+from train.data.preparing.verify import verify
 from train.data.progress import Progress
-from train.data.rows import Batch, PackedDocuments, Rows, Windows
-from train.data.splitting import Split
-from train.data.stream import TokenStream
-from train.data.tokenizers import Tokenizer, load_saved, saved_fingerprint
-from train.data.verify import verify
 
 
 def open_dataset(config: DataConfig, *, progress: Progress | None = None) -> Dataset:
@@ -137,7 +137,7 @@ class Dataset:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Endless shuffled batches of the training split; see `train.data.loader.train_batches`."""
+        """Endless shuffled batches of the training split; see `train.data.batches.loader.train_batches`."""
         return loader.train_batches(
             self._rows("train", context),
             batch_size,
@@ -176,7 +176,7 @@ class Dataset:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """The validation split once; see `train.data.loader.validation_batches`."""
+        """The validation split once; see `train.data.batches.loader.validation_batches`."""
         return loader.validation_batches(
             self._rows("validation", context),
             batch_size,

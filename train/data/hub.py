@@ -16,7 +16,7 @@ import huggingface_hub
 
 from train.data.documents import Document, Source
 from train.data.errors import DataError, UnfinishedError
-from train.data.parquet import read_parquet
+from train.data.sources.parquet import read_parquet
 
 _MOST_FILES_UNASKED = 64
 

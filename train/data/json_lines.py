@@ -9,7 +9,7 @@ from pathlib import Path
 
 from train.data.documents import Document, Source
 from train.data.errors import DataError
-from train.data.files import find_files, identity_of_files, open_file
+from train.data.sources.files import find_files, identity_of_files, open_file
 
 
 @dataclasses.dataclass(frozen=True)

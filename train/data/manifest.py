@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from train.data.errors import DataError
-from train.typed_json import from_json, to_json
+from train.host.typed_json import from_json, to_json
 
 SCHEMA = 2
 MANIFEST_FILE = "manifest.json"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.atomic import sync_folder, write_whole
+from train.data.batches.packing import Packing, pack
+from train.data.batches.stream import TokenStream
 from train.data.errors import DataError
-from train.data.packing import Packing, pack
-from train.data.stream import TokenStream
+from train.host.files import sync_folder, write_whole
 from train.locking import locked
 
 _ARRAYS = ("starts", "lengths", "ends")

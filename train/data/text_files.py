@@ -17,7 +17,7 @@ from pathlib import Path
 
 from train.data.documents import Document, Source
 from train.data.errors import DataError
-from train.data.files import find_files, identity_of_files, open_file
+from train.data.sources.files import find_files, identity_of_files, open_file
 
 _BLOCK_BYTES = 1 << 20
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from train.data.config import DataConfig
 from train.data.errors import UnfinishedError
-from train.data.parts import PartInfo, Told, encode_part
-from train.data.splitting import Part
-from train.data.tokenizers import Tokenizer, load_saved
+from train.data.preparing.parts import PartInfo, Told, encode_part
+from train.data.preparing.splitting import Part
+from train.data.preparing.tokenizers import Tokenizer, load_saved
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -72,7 +72,7 @@ def encode_parts(
         workers, context, _start, (task, batches, stop, threads)
     )
     try:
-        running = {pool.submit(_encode, index, part): index for index, part in parts.items()}
+        running = {pool.submit(_encode_task, index, part): index for index, part in parts.items()}
         waiting = set(running)
         while waiting:
             done, waiting = concurrent.futures.wait(
@@ -118,7 +118,7 @@ def _start(
     _tokenizer = load_saved(task.tokenizer_name, task.tokenizer_fingerprint, task.folder)
 
 
-def _encode(index: int, part: Part) -> PartInfo:
+def _encode_task(index: int, part: Part) -> PartInfo:
     return encode_part(_task.config, part, index, _task.held_out, _tokenizer, _task.folder, _told)
 
 

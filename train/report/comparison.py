@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from train import units
-from train.record_files import record_files
-from train.records import CostRecord, FinalRecord
+from train.host import units
+from train.records.files import record_files
+from train.records.lines import CostRecord, FinalRecord
 from train.report.conditions import check_conditions
 from train.report.runs import Run, read_runs
 from train.report.statistics import Estimate, estimate, paired_difference

@@ -4,20 +4,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from train.record_files import report_folder
-from train.report import figures, page, summary, terminal
+from train.records.files import report_folder
+from train.report import comparison_figures, page, terminal
 from train.report.comparison import Comparison, load
+from train.report.comparison_tables import results_table
 from train.report.cost_counts_table import counts_table
 from train.report.cost_mesh_table import mesh_table
 from train.report.cost_reasons_table import reasons_table
-from train.report.cost_table import costs_table
-from train.report.ladder_table import ladder_table, rungs
+from train.report.costs import costs_table
+from train.report.ladder import ladder_table, rungs
 from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
 from train.report.papers import papers_table
-from train.report.results_table import results_table
 from train.report.table import Table, json_lines
 from train.report.targets import targets_table
+from train.report.words import summarize
 
 
 def report(
@@ -48,10 +49,10 @@ def report(
     comparison = load(*paths, allow_mixed=allow_mixed)
     out = out or report_folder(*paths)
     out.mkdir(parents=True, exist_ok=True)
-    words = summary.summarize(comparison)
+    words = summarize(comparison)
     results, others = results_table(comparison), _others(comparison)
     (out / "tables.jsonl").write_text(json_lines((results, *others)), encoding="utf-8")
-    drawings = figures.draw(comparison, out)
+    drawings = comparison_figures.draw(comparison, out)
     path = out / "index.html"
     path.write_text(page.render(words, drawings, results, others), encoding="utf-8")
     terminal.show(words, results, others, console or Console())

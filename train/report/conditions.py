@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from train import units
-from train.records import RunRecord
+from train.host import units
+from train.records.lines import RunRecord
 from train.report.runs import Run
 
 # What all runs of a table must share, in the words of the message. A commit with `+` (files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train import units
+from train.host import units
 from train.report.comparison import Comparison
 from train.report.cost_sheet import Entry, read_sheet
 from train.report.table import Cell, Column, Table, show_number
@@ -36,12 +36,12 @@ def counts_table(comparison: Comparison) -> Table:
             if sheet
             else ""
         ),
-        columns=_COLUMNS,
-        rows=tuple(map(_row, sheet.entries)) if sheet else (),
+        columns=_COUNTS_COLUMNS,
+        rows=tuple(map(_counts_row, sheet.entries)) if sheet else (),
     )
 
 
-def _row(entry: Entry) -> CountRow:
+def _counts_row(entry: Entry) -> CountRow:
     return CountRow(
         optimizer=entry.key,
         title=entry.title,
@@ -54,7 +54,7 @@ def _row(entry: Entry) -> CountRow:
     )
 
 
-_COLUMNS = (
+_COUNTS_COLUMNS = (
     Column("Optimizer", lambda row: Cell(row.title), is_text=True),
     Column("FLOPs", lambda row: show_number(row.flops, units.count)),
     Column("Update’s", lambda row: show_number(row.update_flops, units.count)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train import units
 from train.cost_kinds import MeshCost
+from train.host import units
 from train.report.comparison import Comparison
 from train.report.cost_sheet import Entry, Sheet, read_sheet
 from train.report.table import Cell, Column, Table, show_number
@@ -40,19 +40,19 @@ def mesh_table(comparison: Comparison) -> Table:
         for entry in (sheet.entries if sheet else ())
         if entry.record.mesh or entry.record.mesh_reason
     ]
-    rows = tuple(_row(entry, sheet) for entry in entries if sheet)
+    rows = tuple(_mesh_row(entry, sheet) for entry in entries if sheet)
     meshes = [row.mesh for row in rows if row.mesh]
     kinds = dict.fromkeys(kind for mesh in meshes for kind in mesh.collective_bytes)
     return Table(
         key="cost_mesh",
         title=f"On a mesh of {meshes[0].mesh}" if meshes else "On a mesh",
-        caption=_caption(sheet) if sheet else "",
+        caption=_mesh_caption(sheet) if sheet else "",
         columns=(*_HELD, *map(_kind_column, kinds), _EXCHANGED),
         rows=rows,
     )
 
 
-def _caption(sheet: Sheet) -> str:
+def _mesh_caption(sheet: Sheet) -> str:
     mesh = sheet.base.record.mesh
     parameters = f", which holds {units.size(mesh.parameter_bytes)} of parameters" if mesh else ""
     return (
@@ -63,7 +63,7 @@ def _caption(sheet: Sheet) -> str:
     )
 
 
-def _row(entry: Entry, sheet: Sheet) -> MeshRow:
+def _mesh_row(entry: Entry, sheet: Sheet) -> MeshRow:
     mesh = entry.record.mesh
     if mesh is None:
         reason = entry.record.mesh_reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from train import units
+from train.host import units
 from train.report.cost_reasons import alike, signed_size
 from train.report.cost_sheet import Entry, Sheet
 from train.report.papers import PARAMETERS, RESULTS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from train import units
 from train.cost_kinds import Ratio
+from train.host import units
 from train.report.cost_sheet import Entry
 
 FLOAT32 = 4

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train import units
 from train.cost_kinds import Ratio, UpdateCost
-from train.records import CostRecord
+from train.host import units
+from train.records.lines import CostRecord
 from train.report.comparison import Comparison, Group
 from train.report.table import NOTHING, Cell
 

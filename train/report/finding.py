@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from train import units
+from train.host import units
 from train.report.comparison import Comparison, Group
-from train.report.inference import LEVEL, Pair, compare_all
+from train.report.pairs import LEVEL, Pair, compare_all
 
 
 def finding(comparison: Comparison) -> str:

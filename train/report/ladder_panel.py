@@ -4,8 +4,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from train.report.comparison import Comparison
-from train.report.dots import name_rows
-from train.report.ladder_table import ladder_table, rungs
+from train.report.ladder import ladder_table, rungs
+from train.report.row_panels import name_rows
 from train.report.style import FOREGROUND, Looks
 
 

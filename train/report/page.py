@@ -6,8 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from train.report.drawing import Drawing
-from train.report.summary import Summary
 from train.report.table import Table
+from train.report.words import Summary
 
 # Escapes every string that goes into the page, but for our own SVG, which is marked as safe.
 ENVIRONMENT = Environment(

@@ -7,7 +7,7 @@ import string
 from dataclasses import dataclass
 
 from train.report.comparison import Comparison, Group
-from train.report.inference import LEVEL, Pair, compare_all, indistinguishable
+from train.report.pairs import LEVEL, Pair, compare_all, indistinguishable
 from train.report.statistics import PERCENT
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 

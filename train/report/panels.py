@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.optimize import isotonic_regression
 
-from train import units
+from train.host import units
 from train.report.comparison import Comparison, Group
 from train.report.curves import Curve, difference_curve, training_curve, validation_curve
 from train.report.style import Looks, label
@@ -47,7 +47,7 @@ def validation(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     """Validation loss over tokens."""
     axes.set_title("Validation loss")
     curves = _curves(comparison, lambda group: validation_curve(group.finished))
-    _draw(axes, comparison, curves, looks, leave_out=_EARLY)
+    _draw_panel(axes, comparison, curves, looks, leave_out=_EARLY)
 
 
 def difference(axes: Axes, comparison: Comparison, looks: Looks) -> None:
@@ -56,14 +56,14 @@ def difference(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     assert baseline is not None
     axes.set_title(f"Validation loss − {label(baseline.title)}’s, same seed")
     curves = _curves(comparison, lambda group: difference_curve(group, baseline))
-    _draw(axes, comparison, curves, looks, leave_out=0.25)
+    _draw_panel(axes, comparison, curves, looks, leave_out=0.25)
 
 
 def closing(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     """The last third of the validation loss, where there is no baseline to take differences to."""
     axes.set_title("Validation loss, last third")
     curves = _curves(comparison, lambda group: validation_curve(group.finished))
-    _draw(axes, comparison, curves, looks, leave_out=2 / 3)
+    _draw_panel(axes, comparison, curves, looks, leave_out=2 / 3)
     axes.set_xlim(2 / 3 * _total(comparison), _total(comparison))
 
 
@@ -74,7 +74,7 @@ def _curves(
     return {group: curve for group, curve in found if curve}
 
 
-def _draw(
+def _draw_panel(
     axes: Axes, comparison: Comparison, curves: dict[Group, Curve], looks: Looks, leave_out: float
 ) -> None:
     draw_bands(axes, curves, looks)

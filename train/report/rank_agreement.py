@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from train.report.inference import compare_all
+from train.report.pairs import compare_all
+from train.report.study.parts import Contest
 from train.report.study_conditions import Conditions
-from train.report.study_parts import Contest
 from train.report.study_resampling import Floats, resamples
 
 FEWEST = 3

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.record_files import read_file
-from train.records import (
+from train.records.files import read_file
+from train.records.lines import (
     CostRecord,
     EvalRecord,
     FinalRecord,

@@ -8,28 +8,28 @@ from functools import cache
 from pathlib import Path
 
 from train.report.comparison import Comparison, load
+from train.report.comparison_tables import results_table
 from train.report.cost_counts_table import counts_table
 from train.report.cost_mesh_table import mesh_table
 from train.report.cost_reasons_table import reasons_table
-from train.report.cost_table import costs_table
+from train.report.costs import costs_table
 from train.report.finding import finding
-from train.report.ladder_table import ladder_table
+from train.report.ladder import ladder_table
 from train.report.markdown import escaped, markdown
 from train.report.norms_table import norms_table
 from train.report.pairs_table import pairs_table
-from train.report.results_table import results_table
 from train.report.statistics import PERCENT
+from train.report.study.parts import study_of
+from train.report.study.results import Results as StudyResults
+from train.report.study.results import compute
+from train.report.study.tables import fit_table, speed_up_table
 from train.report.study_order_table import agreement_table, order_table
-from train.report.study_parts import study_of
 from train.report.study_rates_table import rates_table
-from train.report.study_results import Results as StudyResults
-from train.report.study_results import compute
-from train.report.study_speed_table import fit_table, speed_up_table
-from train.report.summary import facts_of
 from train.report.table import Table
 from train.report.targets import targets_table
-from train.report.tuning_tables import best_table, ranks_table, search_curves
-from train.report.tuning_trials import Results, is_tuning, load_results
+from train.report.tuning.tables import best_table, ranks_table, search_curves
+from train.report.tuning.trials import Results, is_tuning, load_results
+from train.report.words import facts_of
 
 MISSING = "*These runs are not in the repository yet.*\n"
 _LOSSES = (

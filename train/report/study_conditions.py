@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from train import units
-from train.records import RunRecord
-from train.search_spaces import PAPERS_RATE
+from train.host import units
+from train.optimizers.search_spaces import PAPERS_RATE
+from train.records.lines import RunRecord
 
 
 @dataclass(frozen=True)

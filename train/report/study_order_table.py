@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train import units
-from train.report.forensics import PAPERS_ORDER, Neighbours, OrderTest
-from train.report.inference import LEVEL
+from train.host import units
+from train.report.pairs import LEVEL
 from train.report.rank_agreement import Agreement, Correlation
 from train.report.statistics import PERCENT
+from train.report.study.papers_order import PAPERS_ORDER, Neighbours, OrderTest
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
 

@@ -16,14 +16,14 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from train import units
+from train.host import units
+from train.optimizers.search_spaces import PAPERS_RATE
 from train.report import panels
-from train.report.data_speed_up import Scaling
+from train.report.study.parts import rate_of
+from train.report.study.rates import RateCurve
+from train.report.study.speed_up import Scaling
 from train.report.study_conditions import is_papers_rate
-from train.report.study_parts import rate_of
-from train.report.study_rates import RateCurve
 from train.report.style import FOREGROUND, Looks, label
-from train.search_spaces import PAPERS_RATE
 
 
 def losses(axes: Axes, scaling: Scaling, titles: Mapping[str, str], looks: Looks) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train import units
+from train.host import units
 from train.report.statistics import PERCENT, Estimate
-from train.report.study_rates import RateCurve
+from train.report.study.rates import RateCurve
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from train import units
-from train.records import RunRecord
-from train.report import summary
+from train.host import units
+from train.records.lines import RunRecord
+from train.report import words
 from train.report.comparison import BASELINE, Comparison
-from train.report.data_speed_up import SpeedUp
-from train.report.forensics import PAPERS_ORDER, OrderTest
 from train.report.papers import PARAMETERS
+from train.report.study.papers_order import PAPERS_ORDER, OrderTest
+from train.report.study.results import Results
+from train.report.study.speed_up import SpeedUp
+from train.report.study.tables import show_factor
 from train.report.study_loss_curve import FEWEST_BUDGETS
-from train.report.study_results import Results
-from train.report.study_speed_table import show_factor
-from train.report.summary import Summary
+from train.report.words import Summary
 
 _MISFIT = 0.05  # of the data, that AdamW's curve may miss AdamW by without a word
 
@@ -26,7 +26,7 @@ def describe(results: Results) -> Summary:
     pooled = Comparison(study.groups, about=None, notices=())
     return Summary(
         finding=" ".join(_finding(results)),
-        facts=summary.facts_of(pooled),
+        facts=words.facts_of(pooled),
         cautions=list(_cautions(results, [run.record for run in pooled.runs])),
         unfinished=[
             f"{run.record.name}, step {run.last_step} of {run.record.steps}"

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from train import units
+from train.host import units
+from train.host.typed_json import to_json
 from train.report.statistics import Estimate
-from train.typed_json import to_json
 
 
 @dataclass(frozen=True)

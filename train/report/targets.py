@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train import units
-from train.records import EvalRecord
+from train.host import units
+from train.records.lines import EvalRecord
 from train.report.comparison import Comparison, Group, Run
 from train.report.statistics import PERCENT, Estimate, estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval

@@ -8,8 +8,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from train.plain_text import plain
-from train.report.summary import Summary
 from train.report.table import Cell, Table
+from train.report.words import Summary
 
 _CUT = 6  # letters of a column's name in a wide table
 _SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from train.report.tuning_trials import Tuned
-from train.tuning.dimensions import Choices
+from train.optimizers.dimensions import Choices
+from train.report.tuning.trials import Tuned
 
 
 class Edge(NamedTuple):

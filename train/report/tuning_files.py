@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from train.report.tuning_trials import Results
+from train.report.tuning.trials import Results
 
 
 def trials_csv(results: Results) -> str:

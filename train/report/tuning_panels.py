@@ -15,12 +15,12 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from train.optimizers.search_spaces import PAPERS_RATE
 from train.report import panels
 from train.report.curves import Curve
 from train.report.style import FOREGROUND, Looks, label
+from train.report.tuning.trials import Results, Trial, Tuned
 from train.report.tuning_statistics import SearchCurve, ranks, running_quartiles
-from train.report.tuning_trials import Results, Trial, Tuned
-from train.search_spaces import PAPERS_RATE
 
 _RATE = "learning_rate"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from train import units
-from train.report import summary
-from train.report.summary import Summary
+from train.host import units
+from train.report import words
+from train.report.tuning.trials import Results
 from train.report.tuning_edges import edges
-from train.report.tuning_trials import Results
+from train.report.words import Summary
 
 
 def describe(results: Results) -> Summary:
@@ -16,7 +16,7 @@ def describe(results: Results) -> Summary:
         finding=_finding(results),
         facts={
             "Trials": f"{results.planned} of each of {of_each}, the same steps, data and seed",
-            **summary.facts_of(results.comparison),
+            **words.facts_of(results.comparison),
         },
         cautions=_cautions(results),
         unfinished=[
@@ -76,4 +76,4 @@ def _cautions(results: Results) -> list[str]:
         for tuned in results.tuned
         if len(tuned.trials) < results.planned
     ]
-    return [*found, *summary.differing(runs), *results.comparison.notices]
+    return [*found, *words.differing(runs), *results.comparison.notices]

@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from train.config import Comparison, ScheduleConfig
+from train.config.run import Comparison, ScheduleConfig
 from train.contestants import Contestant
-from train.ladders import LADDERS, ladder
-from train.optimizer_configs import Aardvark, OptimizerConfig, StratOpt
-from train.search_spaces import PAPERS_RATE, search_space
-from train.study.config import Study
+from train.experiments.ladders import LADDERS, ladder
+from train.experiments.study import Study
+from train.optimizers.search_spaces import PAPERS_RATE, search_space
+from train.optimizers.settings import Aardvark, OptimizerConfig, StratOpt
 
 _STATES: dict[str, dict[str, Any]] = {
     "mu in bfloat16": {"mu_dtype": "bfloat16"},
@@ -59,7 +59,7 @@ def of_length(comparison: Comparison, steps: int) -> Comparison:
     """The same comparison over another number of steps, in the same proportions.
 
     Example:
-      >>> from train.configs import compare
+      >>> from train.config.named import compare
       >>> twice = of_length(compare(), 800)
       >>> twice.schedule.warmup_steps, twice.eval_every
       (40, 100)

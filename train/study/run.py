@@ -1,7 +1,7 @@
 """Runs a study: part after part, each packed into one file of records when it has ended.
 
 <folder>/tuning/          the tuning, as `train.tuning` leaves it
-<folder>/<part>/          each comparison, as `train.compare` leaves it
+<folder>/<part>/          each comparison, as `train.experiments.compare` leaves it
 <out>/<part>.jsonl        the records of a part, which is all that a report needs
 
 The same call goes on wherever an earlier one stopped; several calls at once share the runs.
@@ -14,15 +14,15 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
-from train.compare import compare
-from train.optimizer_configs import OptimizerConfig, key
-from train.processes import Work
-from train.record_files import pack
-from train.report.tuning_trials import load_results
-from train.study.config import Study
+from train.experiments.compare import compare
+from train.experiments.study import Study
+from train.experiments.tune import tune
+from train.experiments.tuning import Tuning, tuning_of
+from train.experiments.workers import Work
+from train.optimizers.settings import OptimizerConfig, key
+from train.records.files import pack
+from train.report.tuning.trials import load_results
 from train.study.parts import comparisons
-from train.tuning.config import Tuning, tuning_of
-from train.tuning.worker import tune
 
 _PART = "tuning"  # the name of the first part
 

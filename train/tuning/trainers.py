@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from train.config import RunConfig, config_hash
+from train.cli.progress import RunDisplay
+from train.config.run import RunConfig, config_hash
 from train.data import Dataset
-from train.display import RunDisplay
-from train.loop import train
-from train.population import populations, train_population
 from train.progress import Progress
-from train.records import FinalRecord
-from train.run_folder import CHECKPOINTS
-from train.stuck import StuckError
+from train.records.lines import FinalRecord
+from train.run.folder import CHECKPOINTS
+from train.run.loop import train
+from train.run.nonfinite_run import StuckError
+from train.run.population import populations, train_population
 
 
 class TrainAll(Protocol):
@@ -46,7 +46,7 @@ class TrainAll(Protocol):
 
 
 class OneByOne:
-    """Each with `train.loop.train`.
+    """Each with `train.run.loop.train`.
 
     Args:
       dataset: The runs' open data set.

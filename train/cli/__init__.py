@@ -1,0 +1,1 @@
+"""The command line: a function a command, and all that draws on the terminal."""

@@ -1,0 +1,1 @@
+"""Token files to batches: the order of tokens, packing, rows, and the loader."""

@@ -1,0 +1,1 @@
+"""Documents to token files: tokenizers, splitting, encoding, and checking what was written."""

@@ -1,0 +1,1 @@
+"""Many runs: comparisons, tuning, studies, ladders and cost sheets."""

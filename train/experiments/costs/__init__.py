@@ -1,0 +1,1 @@
+"""What a step of each optimizer costs, measured side by side."""

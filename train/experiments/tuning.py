@@ -1,0 +1,83 @@
+"""What a tuning is: one experiment, a search space for each optimizer, and a number of trials."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from train.config import named
+from train.config.run import Comparison, Experiment, RunConfig
+from train.optimizers.search_spaces import SearchSpace, search_space
+from train.optimizers.settings import OptimizerConfig, key
+from train.tuning.points import sobol_points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Experiment):
+    """The same number of trials, of the same steps and tokens, for every optimizer.
+
+    No trial is pruned: who stops the poor ones early gives the others more tokens. One that has
+    diverged for good ends by itself.
+    """
+
+    spaces: Annotated[tuple[SearchSpace, ...], tyro.conf.Suppress]
+    """What is tuned of each optimizer."""
+    trials: int = 16
+    """Of each optimizer: its defaults at the papers' rate, then quasi-random points."""
+    seed: int = 1000
+    """Of every trial. Not one of a comparison's, which count from 0: the seed that chose the
+    settings must not judge them as well."""
+    sampler_seed: int = 0
+    """Scrambles the quasi-random points; they are the same for all optimizers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials < 1:
+            raise ValueError(f"trials={self.trials} is not allowed: it must be at least 1.")
+        if self.sampler_seed < 0:
+            raise ValueError(
+                f"sampler_seed={self.sampler_seed} is not allowed: it must be 0 or more."
+            )
+        names = [key(space.optimizer) for space in self.spaces]
+        if len(set(names)) < max(len(names), 1):
+            raise ValueError(
+                f"spaces of {', '.join(names) or 'no optimizer'} are not allowed: it must be one "
+                "space for each of one or more optimizers."
+            )
+        self.runs()  # Each checks itself.
+
+    def runs(self) -> dict[str, tuple[RunConfig, ...]]:
+        """Every optimizer's trials by its key, the defaults first."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Experiment)}
+        return {
+            key(space.optimizer): tuple(
+                RunConfig(optimizer=optimizer, seed=self.seed, **shared)
+                for optimizer in (space.default, *self._quasi_random(space))
+            )
+            for space in self.spaces
+        }
+
+    def _quasi_random(self, space: SearchSpace) -> list[OptimizerConfig]:
+        points = sobol_points(self.trials - 1, len(space.dimensions), self.sampler_seed)
+        return [space.at(point) for point in points]
+
+
+def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
+    """The tuning of a comparison's optimizers, in the experiment that it compares them in.
+
+    Of a trial the loss counts: it logs little of its way there.
+    """
+    shared = {
+        field.name: getattr(comparison, field.name) for field in dataclasses.fields(Experiment)
+    }
+    spaces = tuple(search_space(one.optimizer) for one in comparison.contestants)
+    sparse = {"log_every": max(comparison.steps // 20, 1), "checkpoint_every": comparison.steps}
+    return Tuning(spaces=spaces, trials=trials, **shared | sparse)
+
+
+def nano_tuning() -> Tuning:
+    """Sixteen trials of each optimizer of the nano comparison: about half an hour on two cores."""
+    return tuning_of(named.compare())

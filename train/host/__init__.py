@@ -1,0 +1,1 @@
+"""The machine: files and locks, digests, disk, signals, processes, memory and compiling."""

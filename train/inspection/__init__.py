@@ -1,0 +1,1 @@
+"""What needs no training run: planning, explaining and replaying."""

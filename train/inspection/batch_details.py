@@ -1,0 +1,70 @@
+"""A close look at one batch: the loss of every token in it, and the gradient of every layer.
+
+A train step computes neither: it needs only their sums. B rows of a batch, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
+
+import optax_strat
+from models.sharding import automatic
+from train.config.run import RunConfig
+from train.data import Batch
+from train.step.accumulation import mean_loss_and_gradient
+from train.step.program import Program
+from train.step.sharding import tracing_on
+from train.tasks.loss import batch_loss
+
+
+def look_at_batch(
+    config: RunConfig, program: Program, params: Any, batch: Batch
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Compiles and runs what a train step leaves out.
+
+    Args:
+      config: The run.
+      program: Its program.
+      params: Parameters, on the program's mesh.
+      batch: As the data gives it.
+
+    Returns:
+      The losses in nats, float32 [B, T], 0 where the row is filled up; and the norm of each layer's
+      gradient by its name, those that are not finite first, then from the largest on.
+    """
+    layers = [row.layers for row in optax_strat.describe(params).rows]
+
+    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
+        return batch_loss(config.model, params, batch, config.loss_chunk)
+
+    def look(params: Any, batch: Batch) -> tuple[Array, Array]:
+        def total(weights_BT: Array) -> Array:
+            return summed_loss(params, batch._replace(weights_BT=weights_BT))[0]
+
+        # The loss of a token is what its weight multiplies.
+        losses_BT = jax.grad(total)(batch.weights_BT) * batch.weights_BT
+        _, grads = mean_loss_and_gradient(summed_loss, params, batch, config.accumulate)
+        return losses_BT, _norms(grads, layers)
+
+    with tracing_on(program.mesh):
+        compiled = jax.jit(automatic(look, (PartitionSpec(), PartitionSpec())))
+        losses_BT, norms = jax.device_get(compiled(params, program.place(batch)))
+    named = zip(optax_strat.strata_names(params), norms.tolist(), strict=True)
+    return losses_BT, dict(sorted(named, key=lambda pair: -np.nan_to_num(pair[1], nan=np.inf)))
+
+
+def _norms(grads: Any, layers: list[int]) -> Array:
+    """The norms of all layers, in the order of `optax_strat.strata_names`."""
+    leaves = jax.tree.leaves(grads)
+    return jnp.concatenate(
+        [
+            jnp.linalg.norm(leaf.reshape(count, -1), axis=1)
+            for leaf, count in zip(leaves, layers, strict=True)
+        ]
+    )

@@ -1,0 +1,1 @@
+"""One optimizer a file: its settings, how it is built, and what of it is tuned."""

@@ -1,0 +1,1 @@
+"""What a line of records holds; writing, reading and checking it."""

@@ -1,0 +1,171 @@
+"""A study's folder as its report sees it: comparisons under several conditions, and rate sweeps.
+
+<part>.jsonl, or <part>/runs/...     a comparison each, as `train.report.comparison` reads it
+
+What a part is, its records say: one in which every optimizer occurs once compares optimizers, and
+an optimizer at three rates or more with nothing else changed is a sweep. Other parts, such as an
+optimizer's ablations, do not concern this report; a tuning has one of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.report.comparison import Comparison, Group, load
+from train.report.ladder import rungs
+from train.report.study_conditions import Conditions, conditions_of
+from train.report.tuning.trials import is_tuning
+
+_FEWEST_RATES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Optimizers compared under one set of conditions; each group's key is its optimizer's."""
+
+    conditions: Conditions
+    comparison: Comparison
+
+    def group(self, key: str) -> Group | None:
+        """An optimizer's runs, if it takes part."""
+        return next((group for group in self.comparison.groups if group.key == key), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One optimizer at several rates; the groups are in the order of their rates."""
+
+    key: str
+    title: str
+    conditions: Conditions
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report is about.
+
+    Attributes:
+        contests: the largest comparison of each set of conditions; those at the papers' rate last,
+            and those first that are at the most token budgets.
+        sweeps: of each optimizer.
+        notices: what was passed over in reading.
+    """
+
+    contests: tuple[Contest, ...]
+    sweeps: tuple[Sweep, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups of runs that the report uses."""
+        contests = [group for contest in self.contests for group in contest.comparison.groups]
+        return (*contests, *(group for sweep in self.sweeps for group in sweep.groups))
+
+
+def read_study(folder: Path, *, allow_mixed: bool = False) -> Study:
+    """Reads all parts of a study's folder; one that cannot be read becomes a notice.
+
+    Args:
+        folder: where the parts are.
+        allow_mixed: take a part in whose runs data, model, tokens, commit or settings differ.
+
+    Raises:
+        ValueError: no part holds a comparison of optimizers or a sweep over rates.
+    """
+    packed = [path for path in folder.glob("*.jsonl") if not is_tuning(path)]
+    comparisons, notices = [], []
+    for path in sorted([*packed, *(runs.parent for runs in folder.glob("*/runs"))]):
+        try:
+            comparisons.append(load(path, allow_mixed=allow_mixed))
+        except ValueError as error:
+            notices.append(f"{path.name} is left out: {error}")
+    study = study_of(comparisons, notices)
+    if not study.groups:
+        raise ValueError(
+            f"{folder} holds no study: expected comparisons in it, each a file such as "
+            "tokens-400.jsonl or a folder with runs, as `python -m train study` writes them"
+            + "".join(f"; {notice}" for notice in notices)
+        )
+    return study
+
+
+def study_of(comparisons: Iterable[Comparison], notices: Iterable[str] = ()) -> Study:
+    """Sorts comparisons by what they are; a ladder is none of optimizers at their own settings."""
+    comparisons = [one for one in comparisons if not rungs(one)]
+    best: dict[Conditions, Contest] = {}
+    for contest in filter(None, map(_contest, comparisons)):
+        other = best.setdefault(contest.conditions, contest)
+        if len(contest.comparison.runs) > len(other.comparison.runs):
+            best[contest.conditions] = contest
+    return Study(
+        contests=tuple(best[conditions] for conditions in _ordered(best)),
+        sweeps=tuple(sweep for comparison in comparisons for sweep in _sweeps(comparison)),
+        notices=(*notices, *(notice for one in comparisons for notice in one.notices)),
+    )
+
+
+def _optimizer(group: Group) -> tuple[str, str]:
+    """Key and title of a group's optimizer, whatever the group itself is called.
+
+    Records without a configuration have no more than the group's names: `lion-at-0.001` is Lion's.
+    """
+    kind = _settings(group).get("kind")
+    if isinstance(kind, str):
+        return kind.lower(), kind
+    return group.key.split("-at-")[0], group.title.split(" at ")[0]
+
+
+def _settings(group: Group) -> dict[str, Any]:
+    settings = group.runs[0].record.config.get("optimizer")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _contest(comparison: Comparison) -> Contest | None:
+    names = [_optimizer(group) for group in comparison.groups]
+    if len({key for key, _ in names}) < max(2, len(names)):
+        return None
+    groups = tuple(
+        dataclasses.replace(group, key=key, title=title)
+        for group, (key, title) in zip(comparison.groups, names, strict=True)
+    )
+    conditions = conditions_of(run.record for run in comparison.runs)
+    return Contest(conditions, dataclasses.replace(comparison, groups=groups))
+
+
+def _sweeps(comparison: Comparison) -> Iterator[Sweep]:
+    """The optimizers at several rates; what else is set must be the same."""
+    alike: dict[tuple[str, str, str], list[Group]] = {}
+    for group in comparison.groups:
+        rest = {name: value for name, value in _settings(group).items() if name != "learning_rate"}
+        alike.setdefault((*_optimizer(group), json.dumps(rest, sort_keys=True)), []).append(group)
+    for (key, title, _), groups in alike.items():
+        if len(groups) >= _FEWEST_RATES:
+            conditions = conditions_of(run.record for group in groups for run in group.runs)
+            yield Sweep(key, title, conditions, tuple(sorted(groups, key=rate_of)))
+
+
+def rate_of(group: Group) -> float:
+    """The peak learning rate of a group's runs."""
+    return group.runs[0].record.learning_rate
+
+
+def _ordered(found: Iterable[Conditions]) -> list[Conditions]:
+    every = list(found)
+    budgets = Counter(one.series for one in every)
+    return sorted(
+        every,
+        key=lambda one: (
+            one.is_papers_rate,
+            -budgets[one.series],
+            one.parameters,
+            one.fingerprint,
+            one.tokens,
+        ),
+    )

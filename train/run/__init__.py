@@ -1,0 +1,1 @@
+"""One run: its loop, records, checkpoints, folder and weights."""

@@ -1,0 +1,167 @@
+"""A population made ready to run: its devices, its numbers and its compiled steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from train.config.run import RunConfig
+from train.data import Batch
+from train.host.allocator import keep_freed_memory
+from train.run.population.members import check_together, differing_numbers
+from train.run.population.steps import MEMBERS, SHARED, Numbers, Steps
+from train.step.state import TrainState, state_bytes
+from train.step.train_step import Metrics
+
+
+@dataclass(frozen=True)
+class PopulationProgram:
+    """Compiled for the members of one population, P in number."""
+
+    configs: tuple[RunConfig, ...]
+    mesh: Mesh
+    """Its one axis is `members`."""
+    seeds: tuple[int, ...]
+    """The distinct ones: members of a seed read the same batches."""
+    target: TrainState
+    """The state's shapes, dtypes and shardings: all but the step have a leading dim of P."""
+    compile_seconds: float
+    """Tracing and compiling the train step."""
+    _numbers: Numbers
+    _seed_index: Array
+    _keys: Array
+    _init: jax.stages.Compiled
+    _train_step: jax.stages.Compiled
+    _eval_step: jax.stages.Compiled
+
+    def init(self) -> TrainState:
+        """The state before the first step, every member's by its own seed."""
+        return self._init(self._numbers, self._keys)
+
+    def train_step(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
+        """One step of every member; the old state is donated and must not be used again.
+
+        Args:
+          state: All members'.
+          batches: One for each of `seeds`.
+
+        Returns:
+          The state, and the metrics with a leading dim of P.
+        """
+        stacked = jax.tree.map(lambda *rows: np.stack(rows), *batches)
+        placed = _place(self.mesh, SHARED, stacked)
+        return self._train_step(state, self._numbers, self._seed_index, placed)
+
+    def evaluate(self, params: Any, batches: Iterable[Batch]) -> np.ndarray:
+        """Every member's mean loss over the batches, in nats a token, of shape (P,)."""
+        sums = [self._eval_step(params, _place(self.mesh, SHARED, batch)) for batch in batches]
+        total, weight = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
+        return total / weight
+
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes of optimizer state for each parameter."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.target.params))
+        return state_bytes(self.target.opt_state) / parameters
+
+    def peak_bytes(self) -> int:
+        """A member's share of the device memory that the compiled train step needs."""
+        memory: Any = self._train_step.memory_analysis()
+        of_device = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+        )
+        return of_device * self.mesh.size // len(self.configs)
+
+
+def build_population(
+    configs: Sequence[RunConfig], *, side_by_side: bool | None = None
+) -> PopulationProgram:
+    """Compiles the steps of runs that train together.
+
+    Args:
+      configs: The members.
+      side_by_side: As for `train.run.population.steps.Steps`.
+
+    Raises:
+      ValueError: If the runs cannot share a program, if one of them could not train alone, or if
+        they are to be split over devices.
+    """
+    check_together(configs)
+    keep_freed_memory()
+    first, mesh = configs[0], _make_mesh(configs)
+    seeds = tuple(dict.fromkeys(config.seed for config in configs))
+    numbers, seed_index, keys = _place(
+        mesh,
+        MEMBERS,
+        (
+            differing_numbers([config.optimizer for config in configs]),
+            np.array([seeds.index(config.seed) for config in configs], np.int32),
+            jnp.stack([jax.random.key(config.seed) for config in configs]),
+        ),
+    )
+    steps = Steps(first, mesh, side_by_side)
+    init = steps.init().lower(numbers, keys).compile()
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        init.out_info,
+        init.output_shardings,
+    )
+    batch, batches = _abstract_batch(first, mesh), _abstract_batch(first, mesh, len(seeds))
+    start = time.perf_counter()
+    train_step = steps.train().lower(target, numbers, seed_index, batches).compile()
+    seconds = time.perf_counter() - start
+    return PopulationProgram(
+        configs=tuple(configs),
+        mesh=mesh,
+        seeds=seeds,
+        target=target,
+        compile_seconds=seconds,
+        _numbers=numbers,
+        _seed_index=seed_index,
+        _keys=keys,
+        _init=init,
+        _train_step=train_step,
+        _eval_step=steps.evaluate().lower(target.params, batch).compile(),
+    )
+
+
+def _make_mesh(configs: Sequence[RunConfig]) -> Mesh:
+    """As many devices as can have equal numbers of members.
+
+    Raises:
+      ValueError: If the runs are to be split over devices.
+    """
+    asked = configs[0].mesh
+    if (asked.data or 1, asked.fsdp, asked.tensor) != (1, 1, 1):
+        raise ValueError(
+            f"mesh data={asked.data} x fsdp={asked.fsdp} x tensor={asked.tensor} splits a run, and "
+            "a member of a population lies on one device whole: leave --mesh out, or train these "
+            "runs one by one."
+        )
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if len(configs) % n == 0)
+    return jax.make_mesh(
+        (count,), ("members",), axis_types=(AxisType.Auto,), devices=devices[:count]
+    )
+
+
+def _place(mesh: Mesh, spec: Spec, tree: Any) -> Any:
+    return jax.device_put(tree, NamedSharding(mesh, spec))
+
+
+def _abstract_batch(config: RunConfig, mesh: Mesh, *leading: int) -> Batch:
+    shape, sharding = (*leading, config.batch_size, config.context), NamedSharding(mesh, SHARED)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+    weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+    return Batch(tokens, tokens, weights, tokens if config.data.packing == "documents" else None)

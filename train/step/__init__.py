@@ -1,0 +1,1 @@
+"""A step of training: sharding, state, gradient accumulation, and the compiled program."""

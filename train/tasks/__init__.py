@@ -1,0 +1,1 @@
+"""What is trained: initial parameters, loss and batches."""
