@@ -39,8 +39,7 @@ from train.config import named
 from train.config.run import RunConfig
 from train.host import provenance
 from train.host.allocator import give_back_freed_memory, share_heap
-from train.progress import Progress
-from train.run.loop import train
+from train.run.loop import Progress, train
 
 TARGETS: Mapping[str, float] = MappingProxyType(
     {

@@ -5,7 +5,7 @@ is the median over the rounds. How much a ratio means is seen from one that must
 own program once more, in a process of its own (A/A).
 """
 
-from train.cost_kinds import Ratio, ratio
+from train.records.kinds import Ratio, ratio
 
 __all__ = ["TRUSTED", "Ratio", "ratio", "trusted"]
 

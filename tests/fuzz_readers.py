@@ -20,16 +20,15 @@ from tests.fuzz_runs import RUN, TARGETS_OF_RUNS
 from tests.fuzz_target import Target
 from train.config.reading import read_run_config
 from train.config.run import to_dict
-from train.data.batches.packing import pack
+from train.data.batches.packing import open_packing, pack
 from train.data.batches.stream import TokenStream
-from train.data.json_lines import JsonLines
-from train.data.manifest import MANIFEST_FILE, Manifest, Shard, SplitInfo, shard_name
-from train.data.packing_files import open_packing
 from train.data.preparing.parts import PartInfo, SplitCounts, read_info, source_hash, tokens_file
+from train.data.preparing.shards import MANIFEST_FILE, Manifest, Shard, SplitInfo, shard_name
 from train.data.preparing.splitting import SPLITS, Part
 from train.data.preparing.tokenizers import ByteTokenizer, open_tokenizer
 from train.data.preparing.verify import verify
-from train.data.synthetic import Synthetic
+from train.data.sources.builtin import Synthetic
+from train.data.sources.files import JsonLines
 from train.host.typed_json import from_json, to_json
 from train.records.files import TUNING, read_file
 from train.records.lines import encode, read_records

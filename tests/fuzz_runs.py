@@ -16,13 +16,12 @@ import models
 from models import TransformerConfig
 from tests.fuzz_target import Target
 from train.config.run import Experiment, RunConfig, to_dict
-from train.experiments.queue import JOURNAL, TrialQueue
+from train.experiments.queue import JOURNAL, Heartbeat, TrialQueue
 from train.experiments.tuning import Tuning
 from train.host.digests import SUMS, DamageError, check_seal, seal
 from train.optimizers.search_spaces import search_space
 from train.optimizers.settings import Lion
 from train.run.weights import FILE, About, load_weights, save_weights
-from train.tuning.heartbeat import Heartbeat
 
 RUN = RunConfig(
     model=TransformerConfig(vocab_size=256, context=128, layers=1, d_model=8, heads=1, d_ff=16)

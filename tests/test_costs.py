@@ -13,21 +13,19 @@ import pytest
 import models
 from tests import tiny
 from tests.synthetic_comparison import cost_record, final_record, run_record, write_run
-from train.contestants import Contestant
-from train.cost_compiling import CompileTime
-from train.cost_kinds import MeshCost, Ratio, UpdateCost
+from train.config.run import Contestant
 from train.data import Batch
 from train.experiments.costs import hlo
 from train.experiments.costs.interleaved_timing import take_turns
 from train.experiments.costs.measure import UPDATE_ROUNDS, measure_costs
 from train.experiments.costs.mesh import EIGHT, measure_mesh_costs, mesh_cost
+from train.host.compiling import CompileTime
 from train.optimizers.settings import Lion
+from train.records.kinds import MeshCost, Ratio, UpdateCost
 from train.records.lines import RecordWriter, decode, encode
 from train.report.comparison import load
-from train.report.cost_counts_table import counts_table
-from train.report.cost_mesh_table import mesh_table
-from train.report.cost_reasons_table import reasons_table
-from train.report.costs import costs_table
+from train.report.cost_reasons import reasons_table
+from train.report.costs import costs_table, counts_table, mesh_table
 from train.step.program import build_program
 
 TABLES = (costs_table, counts_table, mesh_table, reasons_table)

@@ -14,11 +14,10 @@ from tests import tiny
 from tests.data_helpers import TEXTS, fails, opening_fails, refused, small_config, write_documents
 from tests.disks import needs_mounts, on_own_disk, python
 from train.data import DataError, open_dataset, prepare
-from train.data.manifest import Manifest
 from train.data.preparing import verify
 from train.data.preparing.parts import read_info
 from train.data.preparing.preparation import prepared_folder
-from train.data.preparing.shards import ShardWriter
+from train.data.preparing.shards import Manifest, ShardWriter
 from train.data.preparing.splitting import parts_of
 from train.data.preparing.tokenizers import ByteTokenizer
 from train.data.preparing.verify import remember

@@ -209,7 +209,7 @@ def test_packing_needs_no_second_preparation_but_makes_other_batches(config, mon
 
 def test_the_packing_is_computed_once_for_a_context(config, monkeypatch):
     before = list(open_dataset(config).validation_batches(2, 40))
-    monkeypatch.setattr("train.data.packing_files.pack", None)
+    monkeypatch.setattr("train.data.batches.packing.pack", None)
     chex.assert_trees_all_equal(list(open_dataset(config).validation_batches(2, 40)), before)
     with pytest.raises(TypeError):
         open_dataset(config).validation_batches(2, 41)
@@ -218,7 +218,7 @@ def test_the_packing_is_computed_once_for_a_context(config, monkeypatch):
 def test_a_kill_while_a_packing_is_kept_leaves_nothing_for_good(config):
     dataset = open_dataset(config)
     program = (
-        "import os, train.data.packing_files as files\nfrom train.data import *\n"
+        "import os, train.data.batches.packing as files\nfrom train.data import *\n"
         "files.sync_folder = lambda _: os._exit(9)\n"
         f"open_dataset({config!r}).validation_batches(2, 40)"
     )
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_is_packed_every_time(config, monkeypatc
         raise PermissionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.data.packing_files.np.save", read_only)
+        patch.setattr("train.data.batches.packing.np.save", read_only)
         before = list(dataset.validation_batches(2, 40))
     assert not list(dataset.folder.glob("*packing*"))
     chex.assert_trees_all_equal(list(open_dataset(config).validation_batches(2, 40)), before)

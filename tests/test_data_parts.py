@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data_helpers import TEXTS, leftovers, opening_fails, texts, write_documents
-from train.data import DataConfig, DataError, prepare, workers
+from train.data import DataConfig, DataError, prepare
+from train.data.preparing import encoding
 from train.data.preparing.preparation import prepared_folder
 from train.data.sources import open_source
 
@@ -42,13 +43,13 @@ def in_one_file(config, tmp_path):
 
 def encoded_parts(monkeypatch):
     """The numbers of the parts that are encoded from now on."""
-    encode_part, numbers = workers.encode_part, []
+    encode_part, numbers = encoding.encode_part, []
 
     def counted(config, part, index, *rest):
         numbers.append(index)
         return encode_part(config, part, index, *rest)
 
-    monkeypatch.setattr(workers, "encode_part", counted)
+    monkeypatch.setattr(encoding, "encode_part", counted)
     return numbers
 
 

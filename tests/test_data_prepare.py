@@ -183,7 +183,7 @@ def test_a_full_disk_is_told_and_what_was_encoded_is_kept(config, monkeypatch):
         patch.setattr(ShardWriter, "finish", full)
         opening_fails(config, config.cache_dir, "No space left on device", "make room", "cache_dir")
     assert leftovers(config) == [f".{prepared_folder(config).name}.work"]
-    monkeypatch.setattr("train.data.workers.encode_part", None)
+    monkeypatch.setattr("train.data.preparing.encoding.encode_part", None)
     assert open_dataset(config).train_tokens > 0
     assert leftovers(config) == [prepared_folder(config).name]
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data_helpers import fails, texts
-from train.data import text_files
-from train.data.sources import SOURCE_FORMS, builtin, open_source
+from train.data.sources import SOURCE_FORMS, builtin, files, open_source
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +137,9 @@ def test_a_line_without_end_is_cut_all_the_same(tmp_path):
 )
 def test_the_cuts_lose_nothing_and_do_not_depend_on_the_blocks(text, length, block):
     blocks = [text[i : i + block] for i in range(0, len(text), block)]
-    documents = list(text_files._cut(iter(blocks), length))
+    documents = list(files._cut(iter(blocks), length))
     assert "".join(documents) == text
-    assert documents == list(text_files._cut(iter([text]), length))
+    assert documents == list(files._cut(iter([text]), length))
     assert all(documents)
 
 

@@ -10,9 +10,7 @@ from scipy.optimize import least_squares
 from tests.synthetic_comparison import final_record, run_record
 from train.report.comparison import Comparison, Group, Run
 from train.report.statistics import estimate
-from train.report.study.speed_up import data_speed_ups
-from train.report.study_loss_curve import fit_curve
-from train.report.study_resampling import resamples
+from train.report.study.speed_up import data_speed_ups, fit_curve, resamples
 
 TOKENS = np.array([1.0, 2.0, 4.0, 8.0]) * 204_800
 

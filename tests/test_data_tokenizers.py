@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.data_helpers import refused
-from train.data import pieces
+from train.data.preparing import subword
 from train.data.preparing.tokenizers import (
     TOKENIZER_FORMS,
     ByteTokenizer,
@@ -18,7 +18,7 @@ from train.data.preparing.tokenizers import (
     open_tokenizer,
     tokenizer_identity,
 )
-from train.data.synthetic import Synthetic
+from train.data.sources.builtin import Synthetic
 
 WORDS = [document.text for document in Synthetic().documents()][:64]
 TEXTS = [*WORDS, "Grüße 😀 <|endoftext|>\n"]
@@ -186,8 +186,8 @@ def test_holes_in_the_numbers_count_as_vocabulary(tmp_path):
 @given(text=st.text(alphabet="ab1.  \n\té'", max_size=400))
 def test_pieces_have_the_tokens_of_the_whole(trained, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "_PIECE", 16)
-        found = list(pieces.cut(text))
+        patch.setattr(subword, "_PIECE", 16)
+        found = list(subword.cut(text))
         (tokens,) = trained.encode_batch([text])
     assert "".join(found) == text
     assert max(map(len, found)) <= 32

@@ -10,9 +10,8 @@ import pytest
 
 import models
 from tests import tiny
-from train.chain import links
 from train.config.run import MeshConfig
-from train.inspection.explain import explain
+from train.inspection.explain import explain, links
 from train.optimizers.settings import Aardvark, AdamW, Muon, StratOpt
 
 

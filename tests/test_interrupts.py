@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from train.interrupts import Interrupted, StopRequest
+from train.host.signals import Interrupted, StopRequest
 
 pytestmark = pytest.mark.faults
 
@@ -94,7 +94,7 @@ def process(body, status=75, patience=0.2):
     program = (
         "import contextlib, gc, hashlib, os, signal, sys, time\n"
         "from train import stopping as module\n"
-        "from train.interrupts import StopRequest\n"
+        "from train.host.signals import StopRequest\n"
         f"module.PATIENCE = {patience}\n"
         f"with module.stopping as stopping:\n    stopping.status = {status}\n"
         "    print('ready', flush=True)\n"

@@ -12,8 +12,7 @@ import pytest
 import optax_strat
 from models import PRESETS
 from tests import tiny
-from train.config.run import Comparison, ScheduleConfig
-from train.contestants import Contestant
+from train.config.run import Comparison, Contestant, ScheduleConfig
 from train.experiments import ladders
 from train.optimizers.build import build_optimizer
 from train.optimizers.settings import Aardvark, AdamW, Lion, Muon, StratOpt

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from train.locking import locked
+from train.host.files import locked
 from train.run.folder import held
 
 pytestmark = pytest.mark.faults

@@ -18,7 +18,7 @@ import pytest
 from tests import tiny
 from train.data import DataConfig, open_dataset, prepare
 from train.data.preparing.preparation import prepared_folder
-from train.experiments.queue import TrialQueue
+from train.experiments.queue import Heartbeat, TrialQueue
 from train.experiments.tuning import nano_tuning
 from train.host.compiling import keep_programs
 from train.host.digests import SUMS, seal
@@ -33,7 +33,6 @@ from train.run.training_clock import NOTHING_SPENT
 from train.run.transfer import export_weights
 from train.run.weights import load_weights
 from train.step.state import TrainState
-from train.tuning.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.faults
 
@@ -55,7 +54,7 @@ PRIVATE_PIPES = {
     "benchmarks/optimizer_step.py",
     "benchmarks/shared_work.py",
     "benchmarks/stepping.py",
-    "train/data/workers.py",
+    "train/data/preparing/encoding.py",
     "train/experiments/workers.py",
 }
 """`multiprocessing` pickles what it sends. These send it to their own children, over pipes that no

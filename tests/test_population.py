@@ -16,7 +16,7 @@ import models
 from tests import tiny
 from train.config.run import MeshConfig, config_hash
 from train.data import open_dataset
-from train.interrupts import Interrupted
+from train.host.signals import Interrupted
 from train.optimizers.build import build_optimizer
 from train.optimizers.settings import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
 from train.records.lines import EvalRecord, StepRecord, read_records

@@ -6,10 +6,8 @@ import pytest
 
 import models
 from tests import tiny
-from train.profiling import Profiler
 from train.run import loop
-from train.run.training_clock import Spent
-from train.speed import speed_of
+from train.run.training_clock import Profiler, Spent, speed_of
 
 
 def test_a_run_with_profile_leaves_a_trace_in_its_folder_and_records_its_rate(tmp_path):

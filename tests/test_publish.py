@@ -11,8 +11,15 @@ from train.optimizers.settings import AdamW, Lion
 from train.records.files import pack
 from train.records.lines import RecordError, encode
 from train.report.comparison import load
-from train.report.publish import outdated, publish
-from train.report.sections import MISSING, OF_COMPARISON, OF_STUDY, OF_TUNING, Sections
+from train.report.publish import (
+    MISSING,
+    OF_COMPARISON,
+    OF_STUDY,
+    OF_TUNING,
+    Sections,
+    outdated,
+    publish,
+)
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,9 +10,8 @@ import scipy.stats
 from tests.synthetic_comparison import final_record, run_record
 from tests.synthetic_study import MICRO, WEBMIX
 from train.report.comparison import Comparison, Group, Run
-from train.report.rank_agreement import agreement, agreements, spearman, tau_b
-from train.report.study.parts import Contest
-from train.report.study_conditions import conditions_of
+from train.report.study.papers_order import agreement, agreements, spearman, tau_b
+from train.report.study.parts import Contest, conditions_of
 
 NAMES = ("adamw", "lion", "muon", "lamb", "stratopt")
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from tests.synthetic_comparison import OFFSETS, records, run_record, write_comparison, write_run
 from train.records.lines import EvalRecord
 from train.report.comparison import load
-from train.report.pairs import Pair, compare_all, holm, indistinguishable
-from train.report.pairs_table import pairs_table
+from train.report.pairs import Pair, compare_all, holm, indistinguishable, pairs_table
 from train.report.statistics import Estimate
 from train.report.targets import first_reach, targets_table
 

@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 from tests.synthetic_comparison import records, run_record, write_run
 from train.host import units
 from train.report.comparison import load
-from train.report.curves import difference_curve, smoothed, training_curve, validation_curve
-from train.report.panels import spread
+from train.report.comparison_figures import (
+    difference_curve,
+    smoothed,
+    spread,
+    training_curve,
+    validation_curve,
+)
 from train.report.statistics import Estimate, estimate, paired_difference
 
 losses = st.floats(0.1, 10)

@@ -18,9 +18,8 @@ from tests.synthetic_comparison import (
 )
 from train.records.lines import RecordWriter, StepRecord
 from train.report.comparison import load
-from train.report.comparison_tables import results_table
-from train.report.norms_table import norms_table
-from train.report.pairs_table import pairs_table
+from train.report.comparison_tables import norms_table, results_table
+from train.report.pairs import pairs_table
 from train.report.papers import papers_table
 from train.report.statistics import estimate
 from train.report.words import summarize

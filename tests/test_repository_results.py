@@ -6,11 +6,11 @@ import pytest
 
 from train.config import named
 from train.config.reading import run_config
+from train.experiments.study import tuned_optimizers
 from train.experiments.tuning import nano_tuning
 from train.records.lines import RunRecord, read_records
 from train.report.study.parts import read_study
 from train.report.study.results import compute
-from train.study.run import tuned_optimizers
 
 STUDY = Path(__file__).parent.parent / "results" / "study"
 

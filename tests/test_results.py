@@ -21,8 +21,8 @@ from train.records.files import pack, report_folder
 from train.records.lines import RecordError, RecordWriter, RunRecord, decode, encode
 from train.report.comparison import load
 from train.report.comparison_tables import results_table
+from train.report.tuning.tables import trials_csv
 from train.report.tuning.trials import is_tuning, load_results
-from train.report.tuning_files import trials_csv
 
 
 def rows_of(*paths, **options):

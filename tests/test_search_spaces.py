@@ -9,10 +9,10 @@ import pytest
 
 from train.config import named
 from train.config.run import to_dict
+from train.experiments.tuning import sobol_points
 from train.optimizers.dimensions import Choices, LogComplement, LogUniform, Uniform, from_dict
 from train.optimizers.search_spaces import PAPERS_RATE, SPACES, SearchSpace, search_space
 from train.optimizers.settings import AdamW, Lion, OptimizerConfig, StratOpt, key
-from train.tuning.points import sobol_points
 
 RATE = LogUniform("learning_rate", 1e-4, 1e-2)
 KINDS = [typing.get_args(annotated)[0] for annotated in typing.get_args(OptimizerConfig)]

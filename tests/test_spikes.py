@@ -14,7 +14,7 @@ from tests import tiny
 from tests.test_records import RUN, evaluation
 from tests.test_records import step as logged
 from train.data import open_dataset
-from train.interrupts import Interrupted
+from train.host.signals import Interrupted
 from train.records.lines import RecordWriter, SpikeRecord, decode, encode, read_records
 from train.run import spikes
 from train.run.loop import train

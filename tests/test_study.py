@@ -7,16 +7,14 @@ from rich.console import Console
 
 from tests import tiny
 from train.cli.progress import RunDisplay
-from train.config.run import Comparison, Experiment
-from train.contestants import Contestant
+from train.config.run import Comparison, Contestant, Experiment
 from train.data import DataConfig
+from train.experiments.study import comparisons, of_length, tuned_optimizers
 from train.experiments.tuning import tuning_of
 from train.optimizers.search_spaces import search_space
 from train.optimizers.settings import AdamW, Lion, StratOpt
 from train.records.lines import FinalRecord, RunRecord, read_records
-from train.study import Study, run_study
-from train.study.parts import comparisons, of_length
-from train.study.run import tuned_optimizers
+from train.experiments.study import Study, run_study
 
 TUNED = (AdamW(learning_rate=2e-3), Lion(learning_rate=4e-4), StratOpt(learning_rate=1e-3))
 OTHER = DataConfig(source="synthetic")

@@ -26,9 +26,8 @@ from train.report.comparison import load
 from train.report.pairs import holm
 from train.report.study.papers_order import PAPERS_ORDER
 from train.report.study.parts import read_study, study_of
-from train.report.study.report import study_report
+from train.report.study.report import describe, study_report
 from train.report.study.results import compute
-from train.report.study_words import describe
 
 EVIL = "<script>alert(1)</script>"
 ORDER = "AdamW < Aardvark < StratOpt < AdEMAMix < Lion"

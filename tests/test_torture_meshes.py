@@ -15,7 +15,7 @@ import pytest
 from tests import tiny
 from tests.torture import TINY, finish, further, started
 from train.config.run import MeshConfig, config_hash
-from train.interrupts import Interrupted
+from train.host.signals import Interrupted
 from train.records.lines import EvalRecord, StepRecord, read_records
 from train.run import loop
 from train.run.folder import claim

@@ -6,11 +6,10 @@ import math
 import pytest
 
 from tests import tiny
-from train.budget import budget, refuse_unless_accepted
 from train.config import named
-from train.config.run import ScheduleConfig, config_hash, first_difference, to_dict
-from train.contestants import Contestant
+from train.config.run import Contestant, ScheduleConfig, config_hash, first_difference, to_dict
 from train.optimizers.settings import Aardvark, AdamW
+from train.step.accelerators import budget, refuse_unless_accepted
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from train.cli import main
 from train.config import named
 from train.config.run import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
+from train.host.signals import Interrupted
 from train.inspection.out_of_memory import OutOfMemoryError, explain_out_of_memory, memory_explained
-from train.interrupts import Interrupted
 from train.optimizers.settings import Aardvark
 from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
 from train.run import loop

@@ -8,10 +8,9 @@ import pytest
 from rich.console import Console
 
 from tests import tiny
-from train.activations import estimate_activations
 from train.config import named
 from train.config.run import MeshConfig
-from train.inspection.plan import make_plan
+from train.inspection.plan import estimate_activations, make_plan
 from train.inspection.tables import plan_table
 from train.optimizers.build import build_optimizer
 from train.step.program import build_program

@@ -20,21 +20,19 @@ from tests import tiny
 from tests.test_tuning_report import START, write_trial
 from train.cli.progress import RunDisplay
 from train.config.run import Experiment
-from train.experiments.queue import TrialQueue
+from train.experiments import queue as heartbeat_module
+from train.experiments.queue import Heartbeat, OverdueError, TrialQueue
 from train.experiments.tune import tune
 from train.experiments.tuning import Tuning, nano_tuning
 from train.experiments.workers import other_workers
 from train.host.disk import DiskError
-from train.interrupts import Interrupted
+from train.host.signals import Interrupted
 from train.optimizers.search_spaces import search_space
 from train.optimizers.settings import AdamW, Lion, StratOpt
 from train.records.lines import FinalRecord, RunRecord, read_records
 from train.report.tuning.report import tuning_report
 from train.run.folder import check_owner, finished
 from train.run.nonfinite_run import StuckError
-from train.tuning import heartbeat as heartbeat_module
-from train.tuning import trainers
-from train.tuning.heartbeat import Heartbeat, OverdueError
 
 OPTIMIZERS = (AdamW(), Lion())
 NAMES = {f"{name}/{number}" for name in ("adamw", "lion") for number in range(3)}
@@ -353,7 +351,7 @@ def test_a_run_that_gets_stuck_is_a_diverged_trial(folder, display, tmp_path, mo
     def stuck(*args, **kwargs):
         raise StuckError("stuck", final)
 
-    monkeypatch.setattr(trainers, "train", stuck)
+    monkeypatch.setattr("train.experiments.tune.train", stuck)
     tuning = tuning_of(tmp_path / "cache", optimizers=(StratOpt(),), trials=1)
     tune(tuning, folder, display)
     with Heartbeat(folder / "workers") as beat:

@@ -21,9 +21,15 @@ from train.optimizers.search_spaces import search_space
 from train.optimizers.settings import AdamW, Lion, StratOpt
 from train.records.lines import EvalRecord, RecordWriter
 from train.report.tuning.report import tuning_report
+from train.report.tuning.tables import (
+    Edge,
+    edges,
+    expected_best,
+    ranks,
+    running_quartiles,
+    search_curve,
+)
 from train.report.tuning.trials import load_results
-from train.report.tuning_edges import Edge, edges
-from train.report.tuning_statistics import expected_best, ranks, running_quartiles, search_curve
 from train.run.folder import write_config
 
 BOTTOMS = {"adamw": -2.5, "lion": -1.2, "stratopt": -3.0}  # of the valleys, as log10 of the rate

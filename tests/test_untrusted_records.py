@@ -19,21 +19,19 @@ from tests.test_tuning_report import tuning_of, write_tuning
 from train.cli import train
 from train.cli.main import main
 from train.cli.progress import RunDisplay
-from train.contestants import Contestant
-from train.cost_kinds import MeshCost
+from train.config.run import Contestant
+from train.experiments.queue import Heartbeat
 from train.optimizers.settings import AdamW
 from train.records.files import pack
+from train.records.kinds import MeshCost
 from train.records.lines import RecordWriter, RunRecord, encode, read_records
 from train.report.comparison_report import report
-from train.report.markdown import markdown
-from train.report.publish import publish
-from train.report.sections import OF_STUDY
+from train.report.publish import OF_STUDY, publish
 from train.report.study.report import study_report
-from train.report.table import Cell, Column, Table
+from train.report.table import Cell, Column, Table, markdown
 from train.report.terminal import print_table
 from train.report.tuning.report import tuning_report
 from train.run.folder import held
-from train.tuning.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.faults
 

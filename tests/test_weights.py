@@ -18,12 +18,11 @@ import safetensors.numpy
 from jax.sharding import SingleDeviceSharding
 
 from tests import tiny
-from train.checkpoint_trees import named_leaves
 from train.config.run import MeshConfig, config_hash, to_dict
 from train.data import open_dataset
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RunRecord, read_records
-from train.run.checkpoints import Checkpointer
+from train.run.checkpoints import Checkpointer, named_leaves
 from train.run.folder import RECORDS, claim, imported_weights, write_config
 from train.run.loop import train
 from train.run.training_clock import NOTHING_SPENT

@@ -1,4 +1,7 @@
-"""The commands that look ahead and train nothing: `plan`, `explain`."""
+"""The commands that look ahead and train nothing: `plan`, `explain`.
+
+The command that looks at one step of a run again: `replay`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import sys
 import jax
 
 import train.inspection.explain as explaining
-from train.cli.options import ExplainOptions, PlanOptions
+import train.inspection.replay as replays
+from train.cli.options import ExplainOptions, PlanOptions, ReplayOptions
 from train.cli.terminal import console, parse
-from train.explain_table import explanation_tables
+from train.host.typed_json import to_json
 from train.inspection.plan import make_plan
-from train.inspection.tables import plan_table
+from train.inspection.tables import explanation_tables, plan_table, replay_tables
 
 
 def plan(arguments: list[str]) -> None:
@@ -39,3 +43,18 @@ def explain(arguments: list[str]) -> None:
         print(json.dumps(dataclasses.asdict(explanation), indent=2))
     else:
         console.print(explanation_tables(explanation))
+
+
+def replay(arguments: list[str]) -> None:
+    """show what was in a run's step: losses of rows, gradients"""
+    options = parse(ReplayOptions, "replay", arguments)
+    with console.status("preparing") as status:
+        found = replays.replay(
+            options.folder,
+            options.step,
+            on_step=lambda step: status.update(f"step {step} of {options.step}"),
+        )
+    if options.json:
+        print(json.dumps(to_json(found) | {"is_exact": found.is_exact}, indent=2))
+    else:
+        console.print(replay_tables(found))

@@ -1,6 +1,6 @@
 """The command line: `python -m train COMMAND`.
 
-Each command is a function in `train.commands`. What a user can mend (a `ValueError`) ends as one
+Each command is a function whose docstring is its line in the usage. What a user can mend (a `ValueError`) ends as one
 sentence and exit status 2, never as a traceback.
 """
 
@@ -8,16 +8,37 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from train.cli.files import check, export, import_, prepare, publish, report
+from train.cli.look import explain, plan, replay
 from train.cli.terminal import Terminal, console
-from train.commands import COMMANDS
+from train.cli.train import compare, run, study, tune
 from train.host.allocator import share_heap
 from train.host.compiling import keep_programs
 from train.host.disk import DiskError, disk_explained
-from train.plain_text import plain
+from train.host.units import plain
 from train.run.nonfinite_run import StuckError
+
+COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
+    {
+        "run": run,
+        "compare": compare,
+        "tune": tune,
+        "study": study,
+        "report": report,
+        "check": check,
+        "publish": publish,
+        "prepare": prepare,
+        "plan": plan,
+        "explain": explain,
+        "export": export,
+        "import": import_,
+        "replay": replay,
+    }
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

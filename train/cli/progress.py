@@ -18,9 +18,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from train.data import Done
-from train.plain_text import plain
-from train.progress import Progress
+from train.host.units import plain
 from train.records.lines import FinalRecord
+from train.run.loop import Progress
 
 
 class RunDisplay:

@@ -12,23 +12,22 @@ from pathlib import Path
 
 import train.experiments.compare as comparing
 import train.experiments.tune as tuning_trials
-from train.budget import refuse_unless_accepted
 from train.cli.options import CompareOptions, RunOptions, StudyOptions, TuneOptions
 from train.cli.progress import RunDisplay
 from train.cli.terminal import console, parse
 from train.config import named
 from train.config.run import Comparison, RunConfig, config_hash
 from train.experiments.ladders import ladder
+from train.experiments.study import run_study
 from train.experiments.tuning import Tuning, nano_tuning
 from train.experiments.workers import Work, other_workers
 from train.host.distributed import init_distributed
 from train.host.signals import stopping
-from train.host.units import size
+from train.host.units import plain, size
 from train.optimizers.settings import key
-from train.plain_text import plain
 from train.run.loop import train
-from train.speed import Speed
-from train.study import run_study
+from train.run.training_clock import Speed
+from train.step.accelerators import refuse_unless_accepted
 
 
 def run(arguments: list[str]) -> None:

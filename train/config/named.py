@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from models import PRESETS
-from train.config.run import Comparison, RunConfig, ScheduleConfig
-from train.contestants import Contestant
+from train.config.run import Comparison, Contestant, RunConfig, ScheduleConfig
 from train.data import DataConfig
 from train.optimizers.settings import (
     LAMB,

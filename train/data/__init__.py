@@ -8,10 +8,9 @@ for batch in data.train_batches(batch_size=16, context=128, seed=0):
 from train.data.batches.rows import Batch
 from train.data.config import DataConfig
 from train.data.dataset import Dataset, Place, open_dataset
-from train.data.errors import DataError
-from train.data.manifest import Manifest
+from train.data.documents import DataError, Done
 from train.data.preparing.preparation import prepare
-from train.data.progress import Done
+from train.data.preparing.shards import Manifest
 
 __all__ = [
     "Batch",

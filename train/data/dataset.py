@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.data.batches import loader
+from train.data.batches.packing import open_packing
 from train.data.batches.rows import Batch, PackedDocuments, Rows, Windows
 from train.data.batches.stream import TokenStream
 from train.data.config import DataConfig, PackingKind
-from train.data.errors import DataError
-from train.data.manifest import WAY_OUT, Manifest
-from train.data.packing_files import open_packing
+from train.data.documents import DataError, Progress
 from train.data.preparing.preparation import prepare, prepared_folder
+from train.data.preparing.shards import WAY_OUT, Manifest
 from train.data.preparing.splitting import Split
 from train.data.preparing.tokenizers import Tokenizer, load_saved, saved_fingerprint
 from train.data.preparing.verify import verify
-from train.data.progress import Progress
 
 
 def open_dataset(config: DataConfig, *, progress: Progress | None = None) -> Dataset:

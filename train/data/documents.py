@@ -1,8 +1,14 @@
-"""What every source gives: documents, one after the other, the same every time."""
+"""What every source gives: documents, one after the other, the same every time.
+
+The one error of the data pipeline: a sentence with the place and the way out.
+
+How far the preparation of data has come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
@@ -33,3 +39,57 @@ class Source(Protocol):
           DataError: If a file cannot be read as what it should be.
         """
         ...
+
+
+class DataError(ValueError):
+    """Something is wrong with the data, and the user can mend it.
+
+    Args:
+      message: One sentence: what is wrong and what to do about it.
+      path: The file or folder it is about, put in front of the message.
+      offset: Where in the file, counted from 0 in `unit`s, if that is known.
+      unit: What `offset` counts: `"byte"`, `"row"` or `"token"`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | Path | None = None,
+        offset: int | None = None,
+        unit: str = "byte",
+    ) -> None:
+        place = "" if path is None else f"{path}: "
+        if offset is not None:
+            place = f"{path}, {unit} {offset}: "
+        super().__init__(place + message)
+        self.path = None if path is None else Path(path)
+        self.offset = offset
+        self.unit = unit
+
+
+class UnfinishedError(DataError):
+    """Preparing cannot go on now, but may later: what is finished of it is kept."""
+
+
+class Done(NamedTuple):
+    """What is read so far, by earlier calls included."""
+
+    documents: int
+    text_bytes: int
+    """Their size in UTF-8."""
+    parts: int
+    """Parts of the source that are finished, such as files."""
+    of_parts: int
+    """All of them."""
+
+    def plus(self, documents: int, text_bytes: int, parts: int) -> Done:
+        """With that much more done."""
+        return Done(
+            self.documents + documents, self.text_bytes + text_bytes, self.parts + parts,
+            self.of_parts,
+        )  # fmt: skip
+
+
+Progress = Callable[[Done], None]
+"""Called after every batch of documents and every part."""

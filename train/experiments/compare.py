@@ -14,15 +14,13 @@ import time
 from pathlib import Path
 
 from train.cli.progress import RunDisplay
-from train.config.run import Comparison, Entry
-from train.contestants import Contestant
+from train.config.run import Comparison, Contestant, Entry
 from train.data import Dataset, open_dataset
 from train.experiments.costs.measure import measure_costs
 from train.experiments.costs.mesh import EIGHT
 from train.host.distributed import refuse_several_processes
-from train.host.files import write_whole
+from train.host.files import locked, write_whole
 from train.inspection.out_of_memory import memory_explained
-from train.locking import locked
 from train.records.lines import encode
 from train.run.folder import (
     LOCK,

@@ -13,8 +13,7 @@ from typing import Any, Literal, get_args
 
 import optax_strat
 from models import TransformerConfig, parameter_count
-from train.config.run import Comparison
-from train.contestants import Contestant
+from train.config.run import Comparison, Contestant
 from train.optimizers.settings import Aardvark, AdamW, Muon, OptimizerConfig, StratOpt
 
 LadderName = Literal["aardvark", "stratopt", "muon"]

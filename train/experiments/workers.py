@@ -16,8 +16,7 @@ from rich.console import Console
 
 from train.cli.progress import RunDisplay
 from train.host.allocator import share_heap
-from train.host.signals import Stopping
-from train.interrupts import StopRequest
+from train.host.signals import Stopping, StopRequest
 
 Work = Callable[[RunDisplay], None]
 

@@ -1,6 +1,14 @@
-"""Numbers as people read them: 2.1M tokens, 18.7 GB, 3.2 min."""
+"""Numbers as people read them: 2.1M tokens, 18.7 GB, 3.2 min.
+
+What files and names say, in a terminal: never as markup, nor as codes that would rewrite it.
+"""
+
+from __future__ import annotations
 
 import math
+import re
+
+from rich.text import Text
 
 MISSING = "—"
 
@@ -52,3 +60,16 @@ def listing(words: list[str]) -> str:
     if len(words) > 2 and any("," in word for word in words):
         return "; ".join([*words[:-1], f"and {words[-1]}"])
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str, style: str = "") -> Text:
+    """The text as it is, with a sign in the place of each control character but a newline.
+
+    Example:
+      >>> print(plain("[red] \\x1b[31mred"))
+      [red] �[31mred
+    """
+    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text), style=style)

@@ -1,14 +1,24 @@
-"""A plan as a table for people."""
+"""A plan as a table for people.
+
+An explanation as tables for people.
+
+A replayed step as tables for people.
+"""
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 import models
-from train.budget import LIMIT_HOURS
 from train.host.units import count, duration, size
+from train.inspection.explain import Explanation, Link, Parameter
 from train.inspection.plan import USABLE, Plan
-from train.step.accelerators import ACCELERATORS
+from train.inspection.replay import Replay, Row
+from train.step.accelerators import ACCELERATORS, LIMIT_HOURS
 from train.step.sharding import AXES
 
 
@@ -76,3 +86,118 @@ def _add_memory(table: Table, plan: Plan) -> None:
     table.add_row("activations", size(memory.activations), f"{origin}; {part}")
     verdict = "[green]fits[/]" if plan.fits else f"[red]does not fit[/]: try {plan.way_out()}"
     table.add_row("in all", size(memory.total), f"of {size(room)} usable: {verdict}")
+
+
+def explanation_tables(explanation: Explanation) -> Group:
+    """The strata, and the chain under them."""
+    return Group(_strata(explanation), _chain(explanation))
+
+
+def _strata(explanation: Explanation) -> Table:
+    """A line a layer type with its share and rate, and under it its parameters."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer type", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    for heading in ("share", "decay", "rate"):
+        table.add_column(heading, justify="right")
+    types: dict[str, list[Parameter]] = {}
+    for parameter in explanation.parameters:
+        types.setdefault(parameter.layer_type, []).append(parameter)
+    for layer_type, members in types.items():
+        share = f"{sum(member.share for member in members):.1%}"
+        table.add_row(f"[bold]{layer_type}[/]", "", share, "", f"{members[0].multiplier:.3g}")
+        for member in members:
+            decays = "yes" if member.decays else "no"
+            table.add_row(f"  {member.path}", _shape(member), f"{member.share:.1%}", decays, "")
+    return table
+
+
+def _chain(explanation: Explanation) -> Tree:
+    state = f"{explanation.state_bytes_per_parameter:.3g} bytes of state a parameter"
+    tree = Tree(f"[bold]{explanation.optimizer}[/], what a gradient passes in order; {state}")
+    for link in explanation.chain:
+        _grow(tree, link)
+    return tree
+
+
+def _grow(tree: Tree, link: Link) -> None:
+    settings = ", ".join(f"{name}={value}" for name, value in link.settings.items())
+    branch = tree.add(f"[bold]{escape(link.name)}[/]  {escape(settings)}".rstrip())
+    for part in link.parts:
+        _grow(branch, part)
+
+
+def _shape(parameter: Parameter) -> str:
+    """Sizes, each with the mesh axis that splits it: `12 x 768:fsdp x 2048`."""
+    axes = (*parameter.sharding, *[""] * len(parameter.shape))
+    sizes = zip(parameter.shape, axes, strict=False)
+    return " x ".join(f"{size}:{axis}" if axis else f"{size}" for size, axis in sizes)
+
+
+WORST = 8
+"""Rows and layers that are shown; `--json` has them all."""
+
+
+def replay_tables(replay: Replay) -> Group:
+    """What the step saw and did, its worst rows with their text, and its largest gradients."""
+    return Group(_verdict(replay), _norms(replay), _layers(replay), _rows(replay))
+
+
+def _verdict(replay: Replay) -> str:
+    origin = f"from checkpoint {replay.started_from}" if replay.started_from else "from the start"
+    lines = [
+        f"[bold]step {replay.step}[/], {origin}: loss {replay.loss:.6g} nats a token, "
+        f"gradient norm {replay.grad_norm:.4g}, learning rate {replay.learning_rate:.4g}"
+    ]
+    if replay.skipped:
+        lines.append("[red]skipped[/]: the gradients were not finite, and nothing changed")
+    if replay.recorded_loss is None:
+        lines.append("the run has recorded no loss of this step")
+    elif replay.is_exact:
+        lines.append("[green]exact[/]: the recorded loss to the last bit")
+    else:
+        apart = abs(replay.loss - replay.recorded_loss)
+        lines.append(
+            f"[red]not the recorded loss[/], which is {replay.recorded_loss:.6g}: {apart:.2g} apart"
+        )
+        lines += [f"  {escape(difference)}" for difference in replay.differences]
+    return "\n".join(lines)
+
+
+def _norms(replay: Replay) -> Table:
+    table = _table("layer type", "gradient", "update", "parameters")
+    for layer_type, norm in replay.grad_norms.items():
+        others = (replay.update_norms[layer_type], replay.param_norms[layer_type])
+        table.add_row(layer_type, *(f"{number:.4g}" for number in (norm, *others)))
+    return table
+
+
+def _layers(replay: Replay) -> Table:
+    table = _table("layer", "gradient")
+    for name, norm in list(replay.layers.items())[:WORST]:
+        table.add_row(escape(name), f"{norm:.4g}")
+    return table
+
+
+def _rows(replay: Replay) -> Table:
+    table = _table("row", "loss", "worst token")
+    table.add_column("where")
+    table.add_column("the text up to the worst token", overflow="fold")
+    for row in replay.rows[:WORST]:
+        losses = (f"{row.loss:.4g}", f"{row.worst_loss:.4g}")
+        table.add_row(str(row.number), *losses, _where(row), escape(repr(row.excerpt)[1:-1]))
+    return table
+
+
+def _where(row: Row) -> str:
+    first, *others = row.places
+    more = f" and {len(others)} more" if others else ""
+    return escape(f"{first.shard} @ {first.offset:,}{more}")
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table

@@ -1,5 +1,7 @@
 """A comparison as the report sees it: runs grouped by optimizer, and their costs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +10,7 @@ from pathlib import Path
 from train.host import units
 from train.records.files import record_files
 from train.records.lines import CostRecord, FinalRecord
-from train.report.conditions import check_conditions
-from train.report.runs import Run, read_runs
+from train.report.runs import Run, check_conditions, read_runs
 from train.report.statistics import Estimate, estimate, paired_difference
 
 __all__ = ["BASELINE", "Comparison", "Group", "Run", "load"]
@@ -62,7 +63,7 @@ class Group:
         values = [value(final) for final in self.finals.values()]
         return estimate(values) if values else None
 
-    def loss_difference(self, other: "Group") -> Estimate | None:
+    def loss_difference(self, other: Group) -> Estimate | None:
         """This optimizer's validation loss minus the other's, paired by seed."""
         return paired_difference(self.losses, other.losses)
 

@@ -1,20 +1,19 @@
 """The report of any set of runs: what they came to, and what they cost."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from rich.console import Console
 
 from train.records.files import report_folder
-from train.report import comparison_figures, page, terminal
+from train.report import comparison_figures, drawing, terminal
 from train.report.comparison import Comparison, load
-from train.report.comparison_tables import results_table
-from train.report.cost_counts_table import counts_table
-from train.report.cost_mesh_table import mesh_table
-from train.report.cost_reasons_table import reasons_table
-from train.report.costs import costs_table
+from train.report.comparison_tables import norms_table, results_table
+from train.report.cost_reasons import reasons_table
+from train.report.costs import costs_table, counts_table, mesh_table
 from train.report.ladder import ladder_table, rungs
-from train.report.norms_table import norms_table
-from train.report.pairs_table import pairs_table
+from train.report.pairs import pairs_table
 from train.report.papers import papers_table
 from train.report.table import Table, json_lines
 from train.report.targets import targets_table
@@ -54,7 +53,7 @@ def report(
     (out / "tables.jsonl").write_text(json_lines((results, *others)), encoding="utf-8")
     drawings = comparison_figures.draw(comparison, out)
     path = out / "index.html"
-    path.write_text(page.render(words, drawings, results, others), encoding="utf-8")
+    path.write_text(drawing.render(words, drawings, results, others), encoding="utf-8")
     terminal.show(words, results, others, console or Console())
     return path
 

@@ -1,10 +1,21 @@
-"""Why an optimizer moves time and memory, or does not: sentences made of what was measured."""
+"""Why an optimizer moves time and memory, or does not: sentences made of what was measured.
+
+The GPU hours and the peak memory that the Aardvark paper prints, held against measured costs.
+
+The papers' columns "GPU hours" and "peak memory", with why an optimizer moves them or not.
+"""
 
 from __future__ import annotations
 
-from train.cost_kinds import Ratio
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from train.host import units
-from train.report.cost_sheet import Entry
+from train.records.kinds import Ratio
+from train.report.comparison import Comparison
+from train.report.costs import Entry, Sheet, ratio_cell, read_sheet
+from train.report.papers import PARAMETERS, RESULTS
+from train.report.table import Cell, Column, Table, show_number
 
 FLOAT32 = 4
 _WORDS = {1: "one", 2: "two", 3: "three"}
@@ -102,3 +113,160 @@ def _show(ratio: Ratio) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:.2f}".removesuffix(".00")
+
+
+STEPS = 100_000
+"""Of a run, by the paper's section 3.1: of all readings the one with the most updates."""
+BANDWIDTH = 2.039e12
+"""Bytes a second of an A100 with 80 GB (NVIDIA's data sheet)."""
+
+
+class Printed(NamedTuple):
+    """One optimizer's costs in the paper's Table 1."""
+
+    optimizer: str
+    hours: float
+    gigabytes: float
+
+
+PRINTED = tuple(
+    Printed(row.optimizer, row.gpu_hours, row.peak_gigabytes)
+    for row in RESULTS
+    if row.gpu_hours and row.peak_gigabytes
+)
+PRINTED_BASE = next(row for row in PRINTED if row.optimizer == "AdamW")
+
+
+def printed_time_reason(row: Printed, update_bytes: float) -> str:
+    """How many of AdamW's updates would make the printed difference.
+
+    Args:
+      row: What is printed.
+      update_bytes: Bytes a parameter that AdamW's update moves, as it was compiled here.
+    """
+    hours = STEPS * update_bytes * PARAMETERS / BANDWIDTH / 3600
+    if row is PRINTED_BASE:
+        return (
+            f"Printed: {row.hours} h. The update moves {update_bytes:.0f} B a parameter here. An "
+            f"A100 would move {STEPS:,} times that, for {units.count(PARAMETERS)} parameters, in "
+            f"{hours:.2f} h: {hours / row.hours:.1%} of the printed time."
+        )
+    more = row.hours - PRINTED_BASE.hours
+    percent = units.number(100 * more / PRINTED_BASE.hours, 1, sign=True)
+    verdict = "in every step; there is one to save" if more < 0 else "added to every step"
+    return (
+        f"Printed: {row.hours} h, {percent}%. The difference is "
+        f"{abs(more) / hours:.1f} updates of AdamW’s {verdict}."
+    )
+
+
+def printed_memory_reason(row: Printed, entry: Entry | None, sheet: Sheet) -> str:
+    """What of the printed difference the state measured here explains.
+
+    Args:
+      row: What is printed.
+      entry: The same optimizer here, if it was measured.
+      sheet: What was measured, AdamW the baseline.
+    """
+    theirs = sheet.base.record.state_bytes_per_parameter
+    of_model = f"at {units.count(PARAMETERS)} parameters"
+    if row is PRINTED_BASE:
+        state = theirs * PARAMETERS
+        return (
+            f"Printed: {row.gigabytes} GB. The state measured here, {theirs:.3g} B a parameter, is "
+            f"{units.size(state)} {of_model}, {state / row.gigabytes / 1e9:.1%} of that."
+        )
+    said = f"Printed: {row.gigabytes} GB, "
+    said += f"{signed_size(1e9 * (row.gigabytes - PRINTED_BASE.gigabytes))}."
+    if entry is None:
+        return f"{said} Its state was not measured here."
+    own = entry.record.state_bytes_per_parameter
+    if alike(own, theirs):
+        return f"{said} The state measured here is as large as AdamW’s and explains none of it."
+    more = signed_size((own - theirs) * PARAMETERS)
+    return f"{said} The state measured here makes {more} {of_model}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonRow:
+    """One optimizer, measured here or printed in a paper; numbers are ratios to the baseline's."""
+
+    optimizer: str
+    title: str
+    hours: Ratio | None = None
+    printed_hours: float | None = None
+    peak: float
+    time_reason: str
+    memory_reason: str
+
+
+def reasons_table(comparison: Comparison) -> Table:
+    """Why time and memory move; empty where the cost sheet is."""
+    sheet = read_sheet(comparison)
+    here = _measured_rows(sheet) if sheet else ()
+    printed = _printed_rows(sheet) if sheet else ()
+    return Table(
+        key="cost_reasons",
+        title="GPU hours and peak memory, and why they move",
+        caption=_caption(sheet) if sheet else "",
+        columns=_COLUMNS,
+        rows=here + printed,
+        printed_rows=len(printed),
+        is_wide=True,
+    )
+
+
+def _caption(sheet: Sheet) -> str:
+    return (
+        f"Measured with {sheet.conditions}. Hours are in the ratio of the steps’ times, since all "
+        f"take as many steps: ratios to {sheet.base.title}’s, medians and quartiles over "
+        f"n = {sheet.base.record.rounds} rounds. The last rows are the Aardvark "
+        "paper’s Table 1, single runs, beside what is measured here."
+    )
+
+
+def _measured_rows(sheet: Sheet) -> tuple[ReasonRow, ...]:
+    return tuple(
+        ReasonRow(
+            optimizer=entry.key,
+            title=entry.title,
+            hours=entry.step,
+            peak=entry.peak_bytes / sheet.base.peak_bytes,
+            time_reason=time_reason(entry, sheet.base),
+            memory_reason=memory_reason(entry, sheet.base, sheet.parameters),
+        )
+        for entry in sheet.entries
+    )
+
+
+def _printed_rows(sheet: Sheet) -> tuple[ReasonRow, ...]:
+    moved = sheet.base.update.bytes_accessed
+    if not moved:
+        return ()
+    entries = {entry.key: entry for entry in sheet.entries}
+    return tuple(
+        ReasonRow(
+            optimizer=f"{row.optimizer.lower()}, printed",
+            title=f"{row.optimizer}, printed",
+            printed_hours=row.hours / PRINTED_BASE.hours,
+            peak=row.gigabytes / PRINTED_BASE.gigabytes,
+            time_reason=printed_time_reason(row, moved / sheet.parameters),
+            memory_reason=printed_memory_reason(row, entries.get(row.optimizer.lower()), sheet),
+        )
+        for row in PRINTED
+    )
+
+
+def _hours_cell(row: ReasonRow) -> Cell:
+    if row.hours:
+        return ratio_cell(row.hours)
+    return show_number(row.printed_hours, "{:.2f}×".format)
+
+
+_COLUMNS = (
+    Column("Optimizer", lambda row: Cell(row.title), is_text=True),
+    Column("Hours", _hours_cell),
+    Column("why", lambda row: Cell(row.time_reason), is_text=True),
+    Column("Peak", lambda row: Cell(f"{row.peak:.3f}×")),
+    Column("why", lambda row: Cell(row.memory_reason), is_text=True),
+)

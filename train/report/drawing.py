@@ -1,18 +1,111 @@
-"""A figure of panels: whole as SVG and PNG beside the page, and one by one to stand in it."""
+"""A figure of panels: whole as SVG and PNG beside the page, and one by one to stand in it.
+
+How figures look: one colour, line and marker per optimizer.
+
+Colours are Okabe and Ito's, which stay apart for colour-blind eyes, with a grey for their yellow,
+which white paper swallows; line styles and markers tell the curves apart without any colour.
+
+Figures as SVG whose text and axes take the colour of the page around them, light or dark.
+
+The report as one HTML file that needs nothing else: no network, no fonts, no scripts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
 import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
-from train.report.style import RC
-from train.report.svg import inline_svg, standalone_svg
+from train.report.comparison import BASELINE, Group
+from train.report.table import Table
+from train.report.words import Summary
+
+# Stands for the page's text colour until the SVG is written; a PNG shows it as it is: near black.
+FOREGROUND = "#010203"
+BLUE = "#0072B2"  # too dark for a dark page, which may ask for another
+_COLORS = ("#D55E00", "#CC79A7", "#009E73", "#888888", "#E69F00", BLUE, "#56B4E9")
+_LINES: tuple[LineStyleType, ...] = (
+    "-",
+    (0, (6, 1.5)),
+    (0, (3, 1)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (1, 1)),
+)
+_MARKERS = "osD^vPX"
+RC: Any = {  # Any: newer matplotlibs type every key by name
+    "axes.axisbelow": True,
+    "axes.edgecolor": FOREGROUND,
+    "axes.labelcolor": FOREGROUND,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8,
+    "font.size": 8.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.alpha": 0.16,
+    "grid.color": FOREGROUND,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "text.color": FOREGROUND,
+    "text.parse_math": False,
+    "xtick.color": FOREGROUND,
+    "ytick.color": FOREGROUND,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one optimizer is drawn."""
+
+    color: str
+    line: LineStyleType
+    marker: str
+    width: float
+
+
+Looks = Mapping[str, Look]  # by the optimizer's key
+
+
+def looks(groups: Iterable[Group]) -> Looks:
+    """The look of each optimizer, by key. The baseline takes the colour of the text."""
+    found = {}
+    others = sorted(group.key for group in groups if group.key != BASELINE)
+    for index, key in enumerate(others):
+        found[key] = Look(
+            color=_COLORS[index % len(_COLORS)],
+            # After one round of colours, the lines are shifted by one against them.
+            line=_LINES[(index + index // len(_COLORS)) % len(_LINES)],
+            marker=_MARKERS[1 + index % (len(_MARKERS) - 1)],
+            width=1.4,
+        )
+    return {BASELINE: Look(FOREGROUND, "-", "o", 1.8), **found}
+
+
+def label(title: str) -> str:
+    """A title as a figure can hold it: one short line of characters that print."""
+    line = "".join(letter if letter.isprintable() else " " for letter in title).strip()
+    return line if len(line) <= 20 else line[:19] + "…"
+
 
 Panel = Callable[[Axes], None]
 _SIZE = (4.3, 3.1)  # inches: on a phone, where a panel fills the width, its text is 9 pixels
@@ -47,3 +140,65 @@ def draw_panels(
             panel(single.subplots())
             singles.append(inline_svg(single, f"{key}-{number}"))
     return Drawing(key, title, caption, tuple(singles))
+
+
+_FONT = "system-ui, -apple-system, Roboto, sans-serif"
+# A file by itself has no page around it: it follows the reader's setting, as GitHub's pages do.
+_OWN_COLORS = (
+    "<style>svg{color:#1c1b19}"
+    "@media(prefers-color-scheme:dark){svg{color:#e8e6e1;--blue:#5b93f5}}</style>"
+)
+
+
+def standalone_svg(figure: Figure, title: str) -> str:
+    """The figure as a file of its own."""
+    svg = _render(figure)
+    opening = re.search(r"<svg[^>]*>", svg)
+    assert opening
+    head = f"<title>{escape(title)}</title>{_OWN_COLORS}"
+    return svg[: opening.end()] + head + svg[opening.end() :]
+
+
+def inline_svg(figure: Figure, prefix: str) -> Markup:
+    """The figure as an element of an HTML page.
+
+    Args:
+        figure: what to draw.
+        prefix: goes before every id, so that two figures of a page have none in common.
+    """
+    name = figure.axes[0].get_title(loc="left")
+    svg = re.sub(r"^.*?<svg[^>]*>", "", _render(figure), flags=re.DOTALL)
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'xlink:href="#', f'href="#{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    opening = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label={quoteattr(name)}>'
+    return Markup(opening + svg)  # safe: Matplotlib escapes every text that it draws
+
+
+def _render(figure: Figure) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue().replace(FOREGROUND, "currentColor")
+    svg = svg.replace(BLUE.lower(), f"var(--blue, {BLUE})")  # a page sets --blue where it is dark
+    return re.sub(r"'DejaVu Sans'[^;\"<]*", _FONT, svg)
+
+
+# Escapes every string that goes into the page, but for our own SVG, which is marked as safe.
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(
+    summary: Summary, drawings: Sequence[Drawing], results: Table, others: Sequence[Table]
+) -> str:
+    """The page's HTML: the results and the figures, then the other tables that have rows."""
+    return ENVIRONMENT.get_template("report.html.j2").render(
+        summary=summary, drawings=drawings, results=results, others=others
+    )

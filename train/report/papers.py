@@ -1,5 +1,7 @@
 """What the two papers print, for the tables to stand beside: single runs without intervals."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from train.report.table import Cell, Column, Table, show_number

@@ -1,12 +1,14 @@
 """The panels with one row per optimizer: final losses with intervals, and costs."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
 from train.report.comparison import Comparison, Group
+from train.report.drawing import FOREGROUND, Looks, label
 from train.report.statistics import PERCENT
-from train.report.style import FOREGROUND, Looks, label
 
 
 def finals(axes: Axes, comparison: Comparison, looks: Looks) -> None:

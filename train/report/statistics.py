@@ -3,6 +3,8 @@
 One run says nothing about chance: an estimate of one value has no interval.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

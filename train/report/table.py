@@ -1,9 +1,14 @@
 """A table as plain rows: what the terminal, the page and ``tables.jsonl`` show alike.
 
 A row is a dataclass of numbers. A column says how it shows one of them and how it was measured.
+
+A table as GitHub and the documentation show it.
 """
 
+from __future__ import annotations
+
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -94,3 +99,30 @@ def _show(estimate: Estimate | None, spread: float | None, digits: int, sign: bo
 def show_number(value: float | None, show: Callable[[float], str]) -> Cell:
     """A number without a spread, or a dash where it is missing."""
     return NOTHING if value is None else Cell(show(value))
+
+
+# Less than and an underscore within a word are no markup, and are left as they are.
+_MARKUP = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|(?<=--)>|&(?=[#\w])|(?<!\w)_|_(?!\w)")
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, under its title and caption."""
+    head = [column.title for column in table.columns]
+    rule = [":--" if column.is_text else "--:" for column in table.columns]
+    rows = [[_shown(cell) for cell in cells] for cells in table.cells]
+    lines = [" | ".join(cells) for cells in (map(escaped, head), *rows)]
+    lines.insert(1, " | ".join(rule))
+    body = "".join(f"| {line} |\n" for line in lines)
+    return f"**{escaped(table.title)}.** {escaped(table.caption)}\n\n{body}"
+
+
+def _shown(cell: Cell) -> str:
+    # A line may break before the interval, and not within it.
+    detail = escaped(cell.detail).replace("± ", "±\N{NO-BREAK SPACE}")
+    text = f"**{escaped(cell.text)}**" if cell.is_strong else escaped(cell.text)
+    return f"{text} {detail}".strip()
+
+
+def escaped(text: str) -> str:
+    """The text as it is, on one line: nothing in it ends a row, or is markup or HTML."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.splitlines()))

@@ -1,5 +1,7 @@
 """The report in the terminal: the same tables, within a hundred columns."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from rich import box
@@ -7,7 +9,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from train.plain_text import plain
+from train.host.units import plain
 from train.report.table import Cell, Table
 from train.report.words import Summary
 

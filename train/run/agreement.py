@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.interrupts import StopRequest
+from train.host.signals import StopRequest
 from train.step.sharding import replicated
 
 DAY_MS = 24 * 3600 * 1000

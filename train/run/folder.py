@@ -13,9 +13,8 @@ from typing import Any
 
 from train.config.run import RunConfig, first_difference, on_any_mesh, to_dict
 from train.host.disk import FULL, disk_explained
-from train.host.files import write_whole
+from train.host.files import locked, write_whole
 from train.host.typed_json import read_json
-from train.locking import locked
 from train.records.lines import FinalRecord, read_records
 
 _log = logging.getLogger(__name__)

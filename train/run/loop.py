@@ -3,6 +3,8 @@
 The host reads the metrics of a step while the device computes the next one, so neither waits for
 the other. Everything that decides the result is a function of the configuration and the step, so an
 interrupted run ends in the same bits as an undisturbed one.
+
+What is told of a run while it is under way.
 """
 
 from __future__ import annotations
@@ -12,35 +14,36 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from train.config.run import RunConfig, config_hash
-from train.contestants import Contestant
+from train.config.run import Contestant, RunConfig, config_hash
 from train.data import Dataset, open_dataset
+from train.host.signals import Interrupted
 from train.inspection.out_of_memory import memory_explained
-from train.interrupts import Interrupted
-from train.profiling import TRACE, Profiler
-from train.progress import Progress
 from train.records.lines import FinalRecord
 from train.run.agreement import SharedStopRequest, check_same
 from train.run.checkpoints import run_checkpointer
-from train.run.folder import (
-    RECORDS,
-    check_writable,
-    claim,
-    finished,
-    held,
-    imported_weights,
-)
+from train.run.folder import RECORDS, check_writable, claim, finished, held, imported_weights
 from train.run.nonfinite_run import StuckError, unless_stuck
 from train.run.recorder import Recorder
 from train.run.trackers import TrackerName
-from train.run.training_clock import NOTHING_SPENT, Stopwatch
+from train.run.training_clock import NOTHING_SPENT, TRACE, Profiler, Stopwatch
 from train.step.program import Program, build_program
 from train.step.sharding import check_mesh, process_share
 from train.tasks.vocabulary import check_vocabulary
+
+
+class Progress(NamedTuple):
+    """What a display shows of a run; called after every step."""
+
+    step: int
+    steps: int
+    loss: float
+    val_loss: float
+    """Of the last evaluation; NaN before the first."""
+    tokens_per_second: float
 
 
 def train(

@@ -13,8 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 import models
-from train.config.run import Entry, RunConfig, config_hash, to_dict
-from train.contestants import Contestant
+from train.config.run import Contestant, Entry, RunConfig, config_hash, to_dict
 from train.data import Dataset
 from train.host import provenance
 from train.host.disk import disk_explained
@@ -37,8 +36,7 @@ from train.run.folder import imported_weights
 from train.run.run_summary import SoFar
 from train.run.spikes import SpikeWatch
 from train.run.trackers import TrackerName, numbers, open_tracker
-from train.run.training_clock import Spent
-from train.speed import speed_of
+from train.run.training_clock import Spent, speed_of
 
 
 class CompiledStep(Protocol):

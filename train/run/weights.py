@@ -25,10 +25,10 @@ import safetensors
 import safetensors.numpy
 
 import models
-from train.checkpoint_trees import named_leaves
 from train.host.disk import disk_explained
 from train.host.files import replacing, write_whole
 from train.host.typed_json import from_json, to_json
+from train.run.checkpoints import named_leaves
 
 SCHEMA = 1
 FILE = "model.safetensors"

@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from train.config.run import RunConfig
-from train.cost_compiling import CompileTime
 from train.data import Batch
 from train.host.allocator import keep_freed_memory
+from train.host.compiling import CompileTime
 from train.optimizers.build import Optimizer, build_optimizer
 from train.step.accumulation import check_micro_batches
 from train.step.sharding import batch_sharding, make_mesh, tracing_on

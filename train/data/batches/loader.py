@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from train.data.batches.rows import Batch, Rows
-from train.data.errors import DataError
+from train.data.documents import DataError
 
 
 def train_batches(

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from train.data.config import DataConfig
-from train.data.errors import UnfinishedError
-from train.data.manifest import WAY_OUT
-from train.data.preparing.shards import smallest_dtype
+from train.data.documents import UnfinishedError
+from train.data.preparing.shards import WAY_OUT, smallest_dtype
 from train.data.preparing.splitting import SPLITS, Part, Routed, Split, route
 from train.data.preparing.tokenizers import Tokenizer
 from train.host.files import write_whole

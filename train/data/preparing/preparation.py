@@ -17,18 +17,15 @@ import uuid
 from pathlib import Path
 
 from train.data.config import DataConfig
-from train.data.errors import DataError, UnfinishedError
-from train.data.manifest import MANIFEST_FILE, SCHEMA, WAY_OUT, Manifest
+from train.data.documents import DataError, Progress, UnfinishedError
 from train.data.preparing import token_files
-from train.data.preparing.encoding import encode
+from train.data.preparing.encoding import cores, encode
 from train.data.preparing.parts import FINISHED
+from train.data.preparing.shards import MANIFEST_FILE, SCHEMA, WAY_OUT, Manifest
 from train.data.preparing.tokenizers import is_made_by, tokenizer_identity
 from train.data.preparing.verify import remember, verify
-from train.data.progress import Progress
 from train.data.sources import open_source
-from train.data.workers import cores
-from train.host.files import sync_folder
-from train.locking import locked
+from train.host.files import locked, sync_folder
 
 
 def prepared_folder(config: DataConfig) -> Path:

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Set
 from typing import Literal, NamedTuple
 
 from train.data.config import DataConfig
-from train.data.documents import Document, Source
-from train.data.errors import DataError
+from train.data.documents import DataError, Document, Source
 from train.data.sources import open_source
 
 Split = Literal["train", "validation"]

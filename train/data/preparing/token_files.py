@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from train.data.config import DataConfig
-from train.data.errors import DataError
-from train.data.manifest import Manifest, Shard, SplitInfo, shard_name
+from train.data.documents import DataError, Done, Progress
+from train.data.preparing.shards import Manifest, Shard, SplitInfo, shard_name
 from train.data.preparing.splitting import SPLITS, Split
 from train.data.preparing.subword import SubwordTokenizer
 from train.data.preparing.tokenizers import open_tokenizer, saved_fingerprint, tokenizer_identity
 from train.data.preparing.verify import token_blocks
-from train.data.progress import Done, Progress
 from train.data.sources.files import find_files, identity_of_files, open_file
 
 _MAGIC = 20240520

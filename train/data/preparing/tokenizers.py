@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from train.data.errors import DataError
+from train.data.documents import DataError
 from train.data.preparing import subword
 
 TOKENIZER_FORMS = ("bytes", "gpt2:FOLDER", "tokenizer:PATH", "bpe:VOCAB_SIZE")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.errors import DataError
-from train.data.manifest import WAY_OUT, Manifest, Shard
+from train.data.documents import DataError
+from train.data.preparing.shards import WAY_OUT, Manifest, Shard
 from train.data.sources.files import open_file
 from train.host.files import write_whole
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from train.data.documents import Source
-from train.data.errors import DataError
-from train.data.json_lines import JsonLines
-from train.data.sources.builtin import StandardLibrary
-from train.data.synthetic import Synthetic
-from train.data.text_files import TextFiles
+from train.data.documents import DataError, Source
+from train.data.sources.builtin import StandardLibrary, Synthetic
+from train.data.sources.files import JsonLines, TextFiles
 
 SOURCE_FORMS = (
     "stdlib",
@@ -47,7 +44,7 @@ def open_source(spec: str, text_column: str = "text") -> Source:
 
             return ParquetFiles(argument, text_column)
         case "hf" if argument:
-            from train.data.hub import HubFiles
+            from train.data.sources.parquet import HubFiles
 
             return HubFiles.from_spec(argument, text_column)
         case "bin" if argument:

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import optax
 
-from train.cost_compiling import CompileTime
 from train.data import Batch
+from train.host.compiling import CompileTime
 from train.step.program import Program
 from train.step.sharding import tracing_on
 

@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from train.config.run import MeshConfig
-from train.contestants import Contestant
-from train.cost_kinds import UpdateCost, ratio
+from train.config.run import Contestant, MeshConfig
 from train.data import Batch
 from train.experiments.costs.interleaved_timing import (
     compile_update,
@@ -24,6 +22,7 @@ from train.experiments.costs.interleaved_timing import (
     update_runner,
 )
 from train.experiments.costs.mesh import measure_mesh_costs
+from train.records.kinds import UpdateCost, ratio
 from train.records.lines import CostRecord
 from train.step.program import Program
 

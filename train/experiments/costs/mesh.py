@@ -20,9 +20,9 @@ from pathlib import Path
 
 from train.config.reading import run_config
 from train.config.run import MeshConfig, RunConfig, to_dict
-from train.cost_kinds import MeshCost
 from train.experiments.costs.hlo import collective_bytes
 from train.inspection.plan import make_plan
+from train.records.kinds import MeshCost
 from train.step.program import compile_ahead
 from train.step.sharding import AXES, make_mesh, mesh_shape
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 from train.host import units
 from train.report.comparison import Group
-from train.report.rank_agreement import Agreement, agreements
-from train.report.study.papers_order import OrderTest, order_test
-from train.report.study.parts import Contest, Study
+from train.report.drawing import Looks, looks
+from train.report.study.papers_order import Agreement, OrderTest, agreements, order_test
+from train.report.study.parts import Conditions, Contest, Study
 from train.report.study.rates import RateCurve, rate_curve
 from train.report.study.speed_up import Scaling, data_speed_ups
-from train.report.study_conditions import Conditions
-from train.report.style import Looks, looks
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from train.optimizers.dimensions import Dimension, from_dict
 from train.records.files import TUNING, record_files
 from train.records.lines import FinalRecord
 from train.report.comparison import Comparison, Group
-from train.report.conditions import check_conditions
-from train.report.runs import Run, read_runs
+from train.report.runs import Run, check_conditions, read_runs
 
 
 @dataclass(frozen=True, eq=False)
