@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import outcome
+from benchmarks.parts import outcome
 
 
 @dataclass(frozen=True)

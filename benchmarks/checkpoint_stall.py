@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import outcome, records, saves, whole_step
-from benchmarks.ratios import Ratio, ratio
+from benchmarks.parts import outcome, saves, train_programs
+from benchmarks.parts.outcome import Ratio, ratio
 from train.config.run import RunConfig
 from train.host import provenance
 from train.inspection.plan import make_plan
@@ -102,7 +102,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         row = asdict(found) | {"verdicts": found.verdicts}
-        records.append(options.output, "checkpoint_stall", provenance.device(), [row])
+        outcome.append(options.output, "checkpoint_stall", provenance.device(), [row])
     return outcome.exit_status((stall, total))
 
 
@@ -148,7 +148,7 @@ def _step_seconds(config: RunConfig, options: Options) -> tuple[float, str]:
         return options.step_seconds, "as given"
     if options.device == "gpu":
         program = build_program(config)
-        return whole_step.seconds(program, whole_step.random_batch(config)), "measured"
+        return train_programs.seconds(program, train_programs.random_batch(config)), "measured"
     plan = make_plan(config, "h100", utilization=options.mfu)
     seconds = config.tokens_per_step / plan.tokens_per_second
     return seconds, f"estimated for an H100 at {options.mfu:.0%} MFU"

@@ -25,8 +25,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import outcome, records, starting
-from benchmarks.starting import Phases, Variant
+from benchmarks.parts import outcome, starting
+from benchmarks.parts.starting import Phases, Variant
 from train.host import provenance
 
 PROGRAM, WARM = 1.0, 0.5
@@ -87,7 +87,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         rows = [asdict(start) | {"verdicts": verdicts} for start, verdicts in judged]
-        records.append(options.output, "compile_time", provenance.device(), rows)
+        outcome.append(options.output, "compile_time", provenance.device(), rows)
     return outcome.exit_status(verdict for _, some in judged for verdict in some.values())
 
 

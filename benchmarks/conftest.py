@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["torch_model.py"]
+collect_ignore = [] if find_spec("torch") else ["parts/torch_model.py"]

@@ -26,7 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import records
+from benchmarks.parts import outcome
 from train.data.batches.loader import train_batches
 from train.data.batches.packing import pack
 from train.data.batches.rows import Batch, PackedDocuments, Windows
@@ -94,7 +94,7 @@ def main(options: Options) -> int:
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     console.print(f"{options.tokens:,} tokens; {device}; {versions}", highlight=False)
     if options.output is not None:
-        records.append(options.output, "data_pipeline", device, [asdict(speed) for speed in speeds])
+        outcome.append(options.output, "data_pipeline", device, [asdict(speed) for speed in speeds])
     judged = [s for s in speeds if s.packing == "windows" and s.context >= 1024]
     return int(any(speed.median < TARGET for speed in judged))
 

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import outcome, records, unrolled, whole_step
-from benchmarks.ratios import Ratio, ratio, trusted
+from benchmarks.parts import outcome, train_programs, unrolled
+from benchmarks.parts.outcome import Ratio, ratio, trusted
 from train.config.run import MeshConfig, RunConfig
 from train.host import provenance
 from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt, key
@@ -86,7 +86,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         found = [asdict(row) for row in rows]
-        records.append(options.output, "dispatch", provenance.device(), found)
+        outcome.append(options.output, "dispatch", provenance.device(), found)
     return outcome.exit_status(row.verdict for row in rows)
 
 
@@ -100,7 +100,7 @@ def measure(optimizer: OptimizerConfig, options: Options) -> Row:
         model=model, optimizer=optimizer, mesh=MeshConfig(), context=8,
         batch_size=jax.device_count(),
     )  # fmt: skip
-    program, batch = build_program(config), whole_step.random_batch(config)
+    program, batch = build_program(config), train_programs.random_batch(config)
     tx = program.optimizer.transformation
     step = jax.jit(unrolled.train_step(model, tx), donate_argnums=(0, 1))
     params = jax.jit(lambda: unrolled.init(model, jax.random.key(0)))()

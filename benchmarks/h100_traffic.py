@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import fsdp, h100, hlo, records, trees, update
-from benchmarks.contenders import CONTENDERS, chosen
+from benchmarks.parts import h100, hlo, outcome, trees, update
+from benchmarks.parts.contenders import CONTENDERS, chosen
 from train.optimizers.settings import Aardvark, AdamW, StratOpt
 
 
@@ -70,7 +70,7 @@ def main(options: Options) -> int:
     rows.append({"all_reduces": counted, "missed": missed})
     if options.output:
         device = f"{h100.devices()[0].device_kind}, compiled for"
-        records.append(options.output, "h100_traffic", device, rows)
+        outcome.append(options.output, "h100_traffic", device, rows)
     return int(any(row["missed"] for row in rows))
 
 
@@ -125,7 +125,7 @@ def all_reduces(devices: Sequence[jax.Device]) -> dict[str, int]:
     model = dataclasses.replace(models.PRESETS["nano"], dtype="float32")
     counted = {}
     for optimizer in (AdamW(clip=None), Aardvark(), StratOpt()):
-        program = hlo.traffic(fsdp.compile_step(optimizer, model, devices))
+        program = hlo.traffic(h100.compile_step(optimizer, model, devices))
         counted[type(optimizer).__name__] = program.collectives.get("all-reduce", 0)
     return counted
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import outcome, records
+from benchmarks.parts import outcome
 from train.config import named
 from train.config.run import RunConfig, ScheduleConfig
 from train.data import Dataset, open_dataset
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         rows = [asdict(row) | {"share": row.share, "verdict": row.verdict} for row in shares]
-        records.append(options.output, "input_wait", provenance.device(), rows)
+        outcome.append(options.output, "input_wait", provenance.device(), rows)
     return outcome.exit_status(row.verdict for row in shares)
 
 

@@ -34,7 +34,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import outcome, records
+from benchmarks.parts import outcome
 from train.config import named
 from train.config.run import RunConfig
 from train.host import provenance
@@ -110,7 +110,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         rows = [asdict(row) | {"ratio": row.ratio, "verdict": row.verdict} for row in trends]
-        records.append(options.output, "long_run", provenance.device(), rows)
+        outcome.append(options.output, "long_run", provenance.device(), rows)
     return outcome.exit_status(row.verdict for row in trends)
 
 

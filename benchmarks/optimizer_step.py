@@ -28,10 +28,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agreement, ratios, records, stepping, timing, trees
-from benchmarks.contenders import CONTENDERS, chosen
-from benchmarks.outcome import MET, MISSED, UNTRUSTED
-from benchmarks.timing import Clock, Timing
+from benchmarks.parts import agreement, outcome, stepping, timing, trees
+from benchmarks.parts.contenders import CONTENDERS, chosen
+from benchmarks.parts.outcome import MET, MISSED, UNTRUSTED
+from benchmarks.parts.timing import Clock, Timing
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
             table.add_row(*_cells(found), rows[-1]["verdict"])
         console.print(table)
     if options.output:
-        records.append(options.output, "optimizer_step", rows[0]["device"], rows)
+        outcome.append(options.output, "optimizer_step", rows[0]["device"], rows)
     verdicts = {row["verdict"] for row in rows}
     return 2 if UNTRUSTED in verdicts else int(MISSED in verdicts)
 
@@ -111,14 +111,14 @@ def _measure(name: str, tree: str, options: Options) -> Timing:
             seconds=options.seconds,
             clock=options.clock,
         )
-        if ratios.trusted(found.control):
+        if outcome.trusted(found.control):
             break
     return found
 
 
 def verdict(found: Timing, options: Options) -> str:
     """Whether a row meets the target for its device, if it has one and can be trusted."""
-    if not ratios.trusted(found.control):
+    if not outcome.trusted(found.control):
         return UNTRUSTED
     if options.device == "gpu":
         # On small leaves the launches take the time, whatever the optimizer.

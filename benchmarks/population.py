@@ -31,9 +31,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import outcome, ratios, records
-from benchmarks.ratios import Ratio, ratio
-from benchmarks.timing import Clock
+from benchmarks.parts import outcome
+from benchmarks.parts.outcome import Ratio, ratio
+from benchmarks.parts.timing import Clock
 from train.config import named
 from train.config.run import RunConfig
 from train.data import Batch
@@ -111,7 +111,7 @@ def main(options: Options) -> int:
     if options.output:
         fields = [dataclasses.asdict(row) for row in rows]
         about = dataclasses.asdict(options) | {"output": None}
-        records.append(
+        outcome.append(
             options.output, "population", provenance.device(), [about | row for row in fields]
         )
     return outcome.exit_status([rows[-1].verdict])
@@ -119,7 +119,7 @@ def main(options: Options) -> int:
 
 def verdict(gain: Ratio, control: Ratio, target: float) -> str:
     """Whether a population meets the target, if its row can be trusted."""
-    return outcome.judge(gain.median >= target, ratios.trusted(control))
+    return outcome.judge(gain.median >= target, outcome.trusted(control))
 
 
 def _measure(

@@ -28,8 +28,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import outcome, ratios, records
-from benchmarks.shared_work import SIZES, Layout, Size, Team
+from benchmarks.parts import outcome
+from benchmarks.parts.shared_work import SIZES, Layout, Size, Team
 
 TOLERANCE = 1e-4
 """How far two losses of the same step may lie apart, relative to themselves."""
@@ -79,8 +79,8 @@ class Row:
     """What was measured of a layout beside its rival's."""
 
     row: str
-    time: ratios.Ratio
-    control: ratios.Ratio
+    time: outcome.Ratio
+    control: outcome.Ratio
     milliseconds: float
     """A step, median."""
     loss_error: float
@@ -92,7 +92,7 @@ class Row:
         """Whether the target is met, if there is one and the row can be trusted."""
         if not self.loss_error <= TOLERANCE:  # NaN, too.
             return OTHER_LOSSES
-        if not ratios.trusted(self.control):
+        if not outcome.trusted(self.control):
             return outcome.UNTRUSTED
         if self.at_most is None:
             return ""
@@ -115,7 +115,7 @@ def main(options: Options) -> int:
     console.print(table)
     if options.output:
         lines = [dataclasses.asdict(row) | {"verdict": row.verdict} for row in rows]
-        records.append(options.output, "scaling", device, lines)
+        outcome.append(options.output, "scaling", device, lines)
     verdicts = {row.verdict for row in rows}
     if verdicts & {OTHER_LOSSES, outcome.MISSED}:
         return 1
@@ -143,8 +143,8 @@ def measure(name: str, options: Options) -> tuple[Row, str]:
     expected, _, got = np.transpose(losses)
     row = Row(
         name,
-        ratios.ratio(ours, first),
-        ratios.ratio(second, first),
+        outcome.ratio(ours, first),
+        outcome.ratio(second, first),
         float(1e3 * np.median(ours) / options.steps),
         float(np.max(np.abs(got / expected - 1))),
         at_most if options.device == "cpu" else None,

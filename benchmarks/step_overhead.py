@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import outcome, records, step_costs
+from benchmarks.parts import outcome, step_costs
 from train.config.run import RunConfig
 from train.host import provenance
 
@@ -78,7 +78,7 @@ def main(options: Options) -> int:
     console.print(outcome.where(), highlight=False)
     if options.output is not None:
         found = [dataclasses.asdict(row) | {"control": control} for row in rows]
-        records.append(options.output, "step_overhead", provenance.device(), found)
+        outcome.append(options.output, "step_overhead", provenance.device(), found)
     return outcome.exit_status(verdict for row in rows for verdict in row.verdicts.values())
 
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import h100, hlo, records
+from benchmarks.parts import h100, hlo, outcome
 from train.config.run import MeshConfig, RunConfig
 from train.data import DataConfig
 from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
@@ -128,7 +128,7 @@ def main(options: Options) -> int:
     console.print(f"FLOPs a token: {models.FLOPS_FORMULA}; milliseconds and MFU are estimates")
     if options.output:
         device = f"{options.devices} x {h100.devices()[0].device_kind}, compiled for"
-        records.append(options.output, "step_traffic", device, [_settings(options), *rows])
+        outcome.append(options.output, "step_traffic", device, [_settings(options), *rows])
     return int(any(row["missed"] for row in rows))
 
 

@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from benchmarks import outcome, ratios, records, stepping
-from benchmarks.ratios import Ratio
-from benchmarks.train_programs import Ours, Said, Theirs, run_config
+from benchmarks.parts import outcome, stepping
+from benchmarks.parts.outcome import Ratio
+from benchmarks.parts.train_programs import Ours, Said, Theirs, run_config
 from models import TransformerConfig
 from train.step.accelerators import peak_flops
 
@@ -127,7 +127,7 @@ def main(options: Options) -> int:
             console.print(_best([row for row in rows if row.shape == shape]))
     if options.output:
         found = [dataclasses.asdict(row) for row in rows]
-        records.append(options.output, "train_step", rows[0].device, found)
+        outcome.append(options.output, "train_step", rows[0].device, found)
     return outcome.exit_status(row.verdict for row in rows if row.verdict)
 
 
@@ -145,8 +145,8 @@ def _measure(shape: str, batch_size: int, options: Options) -> list[Row]:
         steps = max(1, math.ceil(seconds / running[0].run(1).wall))
         for _ in range(options.tries):
             wall, _ = stepping.take_turns(running, steps, options.rounds)
-            control = ratios.ratio(wall[1], wall[0])
-            if ratios.trusted(control):
+            control = outcome.ratio(wall[1], wall[0])
+            if outcome.trusted(control):
                 break
     peak, tokens = peak_flops(said[-1].device), steps * config.tokens_per_step
     flops = models.flops_per_token(config.model, config.context)
@@ -161,7 +161,7 @@ def _measure(shape: str, batch_size: int, options: Options) -> list[Row]:
             torch=_torch_version(),
             tokens_per_second=rate,
             mfu=None if peak is None else rate * flops / peak,
-            ratio=ratios.ratio(seconds_taken, wall[-1]),
+            ratio=outcome.ratio(seconds_taken, wall[-1]),
             control=control,
             verdict="",
         )
@@ -171,7 +171,7 @@ def _measure(shape: str, batch_size: int, options: Options) -> list[Row]:
 
 def verdict(row: Row, device: outcome.Device) -> str:
     """Whether ours meets its target beside a contestant, or in itself; empty without a target."""
-    trusted = ratios.trusted(row.control)
+    trusted = outcome.trusted(row.control)
     if row.contestant == "torch.compile":
         return outcome.judge(row.ratio.median >= RATIO[device], trusted)
     if row.contestant == "ours" and row.mfu is not None:

@@ -82,13 +82,13 @@ for kind, norm in norms_by_layer_type(updates).items():
 # ## The conformance suite
 #
 # `tests/optax_strat/test_conformance.py` asks of every entry of one table what Optax asks of its
-# own optimizers. In a clone, add a line to `TABLE` in `tests/optimizers.py` and run
+# own optimizers. In a clone, add a line to `TABLE` in `tests/support/optimizers.py` and run
 # `pytest tests/optax_strat/test_conformance.py -k equalize`. Here the checks are called plainly; no
 # error means that it passed.
 
 # %%
-from tests import optimizers
 from tests.optax_strat import test_conformance
+from tests.support import optimizers
 
 
 def equalized_sgd(learning_rate):

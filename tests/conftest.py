@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-collect_ignore = ["fuzz.py"]
+collect_ignore = ["fuzz/__main__.py"]
 """Its package is not in the environment: `make fuzz`."""
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

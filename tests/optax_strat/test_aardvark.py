@@ -24,7 +24,7 @@ from optax_strat import (
     scale_by_aardvark,
 )
 from optax_strat._multipliers import adaptive_multipliers
-from tests import trees
+from tests.support import trees
 
 ONES = dict.fromkeys(MULTIPLIERS, 1.0)
 LITERAL: dict[str, Any] = {"clip": None, "nonfinite": None, "weight_decay": 0.0}

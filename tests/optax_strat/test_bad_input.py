@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 import optax_strat
 from optax_strat import SkipNonfiniteState, find_states
-from tests.optimizers import OPTIMIZERS, TABLE
+from tests.support.optimizers import OPTIMIZERS, TABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:No parameter is an output head")
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)

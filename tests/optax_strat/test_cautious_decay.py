@@ -11,7 +11,7 @@ import pytest
 from optax_strat import decays, stratify
 from optax_strat._decay import add_decay
 from optax_strat._layers import Layers
-from tests import trees
+from tests.support import trees
 
 RATE, DECAY, STEPS = 0.1, 0.3, 5
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optax_strat import ClipToParameters, ClipToReference, Layers, clip_by_layer_norm
-from tests import trees
+from tests.support import trees
 
 
 def clip(tx: optax.GradientTransformation, tree: Any, params: Any = None) -> Any:

@@ -18,9 +18,9 @@ from optax_strat import (
     find_states,
     stratopt,
 )
-from tests import trees
-from tests.optimizers import OPTIMIZERS, TABLE, Factory, grads_of, keeps_half_mu
-from tests.versions import enable_x64
+from tests.support import trees
+from tests.support.optimizers import OPTIMIZERS, TABLE, Factory, grads_of, keeps_half_mu
+from tests.support.versions import enable_x64
 
 every_entry = pytest.mark.parametrize("name", TABLE)
 both_optimizers = pytest.mark.parametrize("factory", [stratopt, aardvark])

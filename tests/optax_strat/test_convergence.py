@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from tests import targets
-from tests.optimizers import COMPLEX, OPTIMIZERS, TABLE
+from tests.support import targets
+from tests.support.optimizers import COMPLEX, OPTIMIZERS, TABLE
 
 
 def every(*choices: Any) -> pytest.MarkDecorator:

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from optax_strat import DEFAULT_RULES, Layers, scale_by_depth
-from tests import trees
+from tests.support import trees
 
 DECAY = 0.75
 

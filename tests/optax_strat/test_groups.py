@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from optax_strat import DEFAULT_RULES, Group, Layers, decays, scale_by_muon, stratify
-from tests import trees
+from tests.support import trees
 
 ADAM = optax.scale_by_adam()
 

@@ -30,8 +30,8 @@ from optax_strat import (
     skip_nonfinite,
     stratopt,
 )
-from tests import trees
-from tests.donated import traffic
+from tests.support import trees
+from tests.support.donated import traffic
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 100)
 

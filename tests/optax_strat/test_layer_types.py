@@ -30,7 +30,7 @@ from optax_strat import (
     strata_names,
     stratopt,
 )
-from tests import trees
+from tests.support import trees
 
 X = np.zeros((2, 2), np.float32)
 

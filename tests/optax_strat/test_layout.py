@@ -21,7 +21,7 @@ from optax_strat import (
     stratopt,
 )
 from optax_strat._layout import layout
-from tests import trees
+from tests.support import trees
 
 L, D, F, N, H = 6, 16, 48, 4, 4
 

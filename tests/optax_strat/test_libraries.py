@@ -1,6 +1,7 @@
 """Parameters from other people's libraries get the layer types, layers and decay that they should.
 
-The tables in tests/golden are what `describe` prints; `python -m tests.libraries` rewrites them.
+The tables in tests/golden are what `describe` prints;
+`python -m tests.support.libraries` rewrites them.
 """
 
 from typing import Any
@@ -25,9 +26,9 @@ from optax_strat import (
     stratify,
     stratopt,
 )
-from tests import libraries
-from tests.checkpoints import CHECKPOINTS, LAYERS
-from tests.libraries import GOLDEN, LAYERS_OF, LIBRARIES
+from tests.support import libraries
+from tests.support.checkpoints import CHECKPOINTS, LAYERS
+from tests.support.libraries import GOLDEN, LAYERS_OF, LIBRARIES
 
 every_library = pytest.mark.parametrize("name", LIBRARIES)
 STACKED = [name for name in LIBRARIES if name.endswith(("scanned", "stack", "stacked"))]

@@ -24,7 +24,7 @@ from optax_strat import (
     skip_nonfinite,
     stratopt,
 )
-from tests.donated import traffic
+from tests.support.donated import traffic
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
 Y = np.sin(X @ np.array([[1.0], [-1.0], [0.5], [2.0]], np.float32))

@@ -8,9 +8,9 @@ import pytest
 from optax import contrib
 
 from optax_strat import DEFAULT_MATRICES, DEFAULT_RULES, Layers, muon_dimensions, scale_by_muon
-from tests import trees
-from tests.checkpoints import HEAD, HIDDEN, WIDTH
-from tests.libraries import LIBRARIES
+from tests.support import trees
+from tests.support.checkpoints import HEAD, HIDDEN, WIDTH
+from tests.support.libraries import LIBRARIES
 
 D, F, N, K, H, E, L = 8, 32, 2, 1, 4, 5, 3
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.trees import tree
+from benchmarks.parts.trees import tree
 from optax_strat import (
     Layers,
     aardvark,
@@ -21,7 +21,7 @@ from optax_strat import (
 )
 from optax_strat import ScaleByAardvarkState as State
 from optax_strat._rounding import round_to_bfloat16, rounding_seed
-from tests import trees
+from tests.support import trees
 
 
 def bytes_per_parameter(tx: optax.GradientTransformation) -> float:

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optax_strat import stratopt
-from tests import trees
-from tests.optimizers import TABLE
+from tests.support import trees
+from tests.support.optimizers import TABLE
 
 
 def shard(params: Any, mesh: jax.sharding.Mesh) -> Any:

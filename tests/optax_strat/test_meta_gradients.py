@@ -22,7 +22,7 @@ from optax_strat import (
     norms_by_layer_type,
     stratopt,
 )
-from tests.versions import enable_x64
+from tests.support.versions import enable_x64
 
 TOKENS = np.array([0, 2, 2, 5])
 TARGETS = np.array([0.5, -0.3, 0.2, 1.0])

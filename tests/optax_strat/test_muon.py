@@ -18,7 +18,7 @@ from optax_strat import (
     scale_by_muon,
     stratify,
 )
-from tests import trees
+from tests.support import trees
 
 HIDDEN_TYPES = ("attention", "mlp")
 OTHERS = ("embedding", "head", "norm")

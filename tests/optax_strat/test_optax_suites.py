@@ -25,8 +25,8 @@ import optax
 import pytest
 
 from optax_strat import Layers, aardvark, stratopt
-from tests import targets
-from tests.optimizers import OPTIMIZERS, TABLE
+from tests.support import targets
+from tests.support.optimizers import OPTIMIZERS, TABLE
 
 EXCLUDED = {
     # Clipping entry by entry needs an order: complex gradients are refused.

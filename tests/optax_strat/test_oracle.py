@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from optax_strat import ClipToParameters, ClipToReference, StratoptReadings, aardvark, stratopt
-from tests import oracles, trees
-from tests.versions import enable_x64
+from tests.support import oracles, trees
+from tests.support.versions import enable_x64
 
 STEPS = 24
 RATE = 3e-3

@@ -23,8 +23,8 @@ from optax_strat import (
     stratopt,
 )
 from optax_strat import _sums as sums
-from tests import trees
-from tests.versions import enable_x64
+from tests.support import trees
+from tests.support.versions import enable_x64
 
 HUGE = [1e20, 1e25, 1e36]
 

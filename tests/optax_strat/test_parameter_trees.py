@@ -11,8 +11,8 @@ import optax
 import pytest
 from flax import nnx
 
-from tests import trees
-from tests.optimizers import COMPLEX, OPTIMIZERS, TABLE, grads_of
+from tests.support import trees
+from tests.support.optimizers import COMPLEX, OPTIMIZERS, TABLE, grads_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:No parameter is an output head")
 every_entry = pytest.mark.parametrize("name", TABLE)

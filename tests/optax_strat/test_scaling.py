@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from optax_strat import clip_by_layer_norm, per_layer, scale_by_layer_type, warmup_cosine
-from tests import trees
+from tests.support import trees
 
 
 def ones(*names: str) -> dict[str, jax.Array]:

@@ -29,8 +29,8 @@ from optax_strat import (
     stratify,
     stratopt,
 )
-from tests import trees
-from tests.donated import traffic
+from tests.support import trees
+from tests.support.donated import traffic
 
 
 def small(seed: int) -> dict[str, Any]:

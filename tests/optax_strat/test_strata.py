@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from optax_strat import Layers, decays, norms_by_layer_type, strata_names
 from optax_strat._strata import strata
 from optax_strat._sums import global_norm, squares
-from tests import trees
+from tests.support import trees
 
 
 def test_entries_are_named_in_the_order_of_the_vector() -> None:

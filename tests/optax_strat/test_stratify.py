@@ -18,7 +18,7 @@ from optax_strat import (
     stratify,
     warmup_cosine,
 )
-from tests import trees
+from tests.support import trees
 
 HIDDEN = ("attention", "mlp")
 OTHERS = ("embedding", "head", "norm")

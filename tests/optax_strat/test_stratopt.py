@@ -22,7 +22,7 @@ from optax_strat import (
     stratopt,
 )
 from optax_strat import ScaleByStratoptState as State
-from tests import trees
+from tests.support import trees
 
 LITERAL: dict[str, Any] = {"scale_bounds": None, "layer_clip": None, "weight_decay": 0.0}
 

@@ -22,7 +22,7 @@ from optax_strat import (
     stratopt,
     warmup_cosine,
 )
-from tests.optimizers import TABLE, TYPES
+from tests.support.optimizers import TABLE, TYPES
 
 pytestmark = pytest.mark.faults
 

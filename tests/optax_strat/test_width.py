@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from optax_strat import Layers, scale_by_width
-from tests import trees
+from tests.support import trees
 
 
 def language_model(width: int, layers: int = 2, heads: int = 2) -> dict[str, Any]:

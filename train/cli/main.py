@@ -1,7 +1,7 @@
 """The command line: `python -m train COMMAND`.
 
-Each command is a function whose docstring is its line in the usage. What a user can mend (a `ValueError`) ends as one
-sentence and exit status 2, never as a traceback.
+Each command is a function whose docstring is its line in the usage. What a user can mend (a
+`ValueError`) ends as one sentence and exit status 2, never as a traceback.
 """
 
 from __future__ import annotations

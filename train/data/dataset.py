@@ -136,7 +136,7 @@ class Dataset:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Endless shuffled batches of the training split; see `train.data.batches.loader.train_batches`."""
+        """Endless shuffled batches of the training split; see `loader.train_batches`."""
         return loader.train_batches(
             self._rows("train", context),
             batch_size,

@@ -7,7 +7,7 @@ thing changes: the number of steps, the rates, the text, the model, or a part of
 
 Runs a study: part after part, each packed into one file of records when it has ended.
 
-<folder>/tuning/          the tuning, as `train.tuning` leaves it
+<folder>/tuning/          the tuning, as `train.experiments.tune` leaves it
 <folder>/<part>/          each comparison, as `train.experiments.compare` leaves it
 <out>/<part>.jsonl        the records of a part, which is all that a report needs
 

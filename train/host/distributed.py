@@ -171,7 +171,7 @@ def init_distributed(config: HostsConfig) -> int:
             f"to come to {place.coordinator}",
             file=sys.stderr,
         )
-    # A run stops by `train.host.signals`; JAX's own handler would swallow a SIGTERM while compiling.
+    # A run stops by `host.signals`; JAX's own handler would swallow a SIGTERM while compiling.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(

@@ -101,7 +101,7 @@ class DataSummary:
 class RunRecord:
     """The first line of a run: everything that its numbers depend on.
 
-    ``config`` is the whole configuration as `train.config.run.to_dict` gives it, ``config_hash`` its
+    ``config`` is the whole configuration as `to_dict` gives it, ``config_hash`` its
     name; records of elsewhere may lack it. ``after`` is the optimizer that this one differs from in
     one thing, in a ladder. ``weights`` is the SHA-256 of the file of parameters that it began with,
     empty where they are its seed's.

@@ -202,7 +202,7 @@ def _about(path: Path, file: Any) -> About:
         about = from_json(json.loads(header["about"]), About, "it")
     except KeyError:
         raise WeightsError(
-            f"{path} holds no checksums of its tensors: write it with train.run.weights.save_weights."
+            f"{path} holds no checksums of its tensors: write it with `save_weights`."
         ) from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} has a damaged header ({error}); copy it again.") from error

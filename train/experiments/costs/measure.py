@@ -1,8 +1,8 @@
 """What each optimizer's step costs: time and memory, the update alone, and its share of a mesh.
 
-All of it is measured side by side in one process (`train.experiments.costs.interleaved_timing`), but for the mesh, which is
-compiled for in another (`train.experiments.costs.mesh`). A second copy of the baseline takes turns with the
-rest: its ratio to the first would be 1 if the machine were quiet, and says how much noise there is.
+All of it is measured side by side in one process (`interleaved_timing`), but for the mesh, which is
+compiled for in another (`mesh`). A second copy of the baseline takes turns with the rest: its ratio
+to the first would be 1 if the machine were quiet, and says how much noise there is.
 """
 
 from __future__ import annotations

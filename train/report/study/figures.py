@@ -205,7 +205,7 @@ def _set_logarithmic(axes: Axes, budgets: Sequence[int]) -> None:
 def _label_ends(
     axes: Axes, ends: Mapping[str, float], titles: Mapping[str, str], looks: Looks
 ) -> None:
-    """Writes each name beside its last value; `comparison_figures.label_ends` knows linear axes alone."""
+    """Writes each name beside its last value; `label_ends` knows linear axes alone."""
     to_axes = axes.transScale + axes.transLimits
     heights = {
         key: float(np.clip(to_axes.transform((axes.get_xlim()[1], value))[1], 0, 1))

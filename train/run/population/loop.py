@@ -148,7 +148,7 @@ def train_population(
 ) -> list[FinalRecord]:
     """Trains runs together to their last step, going on from their last checkpoint.
 
-    Every member is the run of `train.run.loop.train`, to the accuracy of float32, and its folder tells
+    Every member is the run of `run.loop.train`, to the accuracy of float32, and its folder tells
     the same. Two things in its records are its share: `seconds` are the population's divided by its
     members, so that tokens a second are those of the whole population, and `peak_bytes` likewise.
 
