@@ -1,8 +1,8 @@
 """Whether files of records hold together, before they go into a repository or a table.
 
-Nothing is changed. Of a file must hold that every line is a record, that no two runs are the same, and that nothing tells of the machine's folders.
-
-What must hold of one run's lines: their order, and the numbers that must agree.
+Nothing is changed. What must hold of a run: the order of its lines, and numbers that must agree; of
+a file: that every line is a record, that no two runs are the same, and that nothing tells of the
+machine's folders.
 """
 
 from __future__ import annotations

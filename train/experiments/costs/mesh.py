@@ -1,10 +1,10 @@
 """What a device of a mesh holds, and what the devices exchange in a step, without the devices.
 
 A process takes the number of its virtual CPU devices once, when JAX starts. So the steps are
-compiled, and never run, in a short process of its own, `python -m
-train.experiments.costs.mesh`, which has as many as the mesh. XLA shares the program out as it would on accelerators; what a GPU's compiler
-does to it later, such as an all-reduce of which each device needs a part made a reduce-scatter,
-does not show, and exchanges of bfloat16 may be counted in float32, which a CPU makes of it.
+compiled, and never run, in a short process of its own (`python -m` this module), which has as many
+as the mesh. XLA shares the program out as it would on accelerators; what a GPU's compiler does to
+it later, such as an all-reduce of which each device needs a part made a reduce-scatter, does not
+show, and exchanges of bfloat16 may be counted in float32, which a CPU makes of it.
 """
 
 from __future__ import annotations
