@@ -32,6 +32,7 @@ from train.config.run import RunConfig
 from train.host import provenance
 from train.inspection.plan import make_plan
 from train.step.program import build_program
+from train.tasks import task_of
 
 STALL, TOTAL = 0.25, 2.0
 """Targets: of a step's time, and of the time of a raw write."""
@@ -147,7 +148,7 @@ def _step_seconds(config: RunConfig, options: Options) -> tuple[float, str]:
     if options.step_seconds is not None:
         return options.step_seconds, "as given"
     if options.device == "gpu":
-        program = build_program(config)
+        program = build_program(config, task_of(config))
         return train_programs.seconds(program, train_programs.random_batch(config)), "measured"
     plan = make_plan(config, "h100", utilization=options.mfu)
     seconds = config.tokens_per_step / plan.tokens_per_second

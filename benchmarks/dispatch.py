@@ -33,6 +33,7 @@ from train.config.run import MeshConfig, RunConfig
 from train.host import provenance
 from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt, key
 from train.step.program import build_program
+from train.tasks import task_of
 
 TARGET = 0.6
 """Of the time of the dicts."""
@@ -100,7 +101,7 @@ def measure(optimizer: OptimizerConfig, options: Options) -> Row:
         model=model, optimizer=optimizer, mesh=MeshConfig(), context=8,
         batch_size=jax.device_count(),
     )  # fmt: skip
-    program, batch = build_program(config), train_programs.random_batch(config)
+    program, batch = build_program(config, task_of(config)), train_programs.random_batch(config)
     tx = program.optimizer.transformation
     step = jax.jit(unrolled.train_step(model, tx), donate_argnums=(0, 1))
     params = jax.jit(lambda: unrolled.init(model, jax.random.key(0)))()

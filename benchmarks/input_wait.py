@@ -35,7 +35,8 @@ from train.data.batches.loader import train_batches
 from train.data.batches.rows import Batch, Windows
 from train.data.batches.stream import TokenStream
 from train.host import provenance
-from train.run.loop import train
+from train.run.train import train
+from train.tasks.language_model import language_model
 
 TARGET = 0.002
 RATE, BATCH, CONTEXT = 500_000, 16, 4096
@@ -116,7 +117,8 @@ def run_config(options: Options) -> RunConfig:
 def in_a_run(config: RunConfig, folder: Path, dataset: Dataset | None = None) -> Share:
     """Trains, and takes the time of every call of `next`."""
     timed = _TimedDataset(dataset or open_dataset(config.data))
-    final = train(config, folder / "run", dataset=timed)  # type: ignore[arg-type]
+    task = language_model(config, timed)  # type: ignore[arg-type]
+    final = train(config, folder / "run", task=task)
     return timed.batches.share("the loop", final.seconds / config.steps)
 
 

@@ -39,7 +39,8 @@ from train.config import named
 from train.config.run import RunConfig
 from train.host import provenance
 from train.host.allocator import give_back_freed_memory, share_heap
-from train.run.loop import Progress, train
+from train.run.loop import Progress
+from train.run.train import train
 
 TARGETS: Mapping[str, float] = MappingProxyType(
     {

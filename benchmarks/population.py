@@ -41,6 +41,7 @@ from train.host import provenance
 from train.optimizers.settings import key
 from train.run.population import build_population
 from train.step.program import Program, build_program
+from train.tasks import task_of
 
 TARGETS = {"cpu": 1.0, "gpu": 5.0}
 """The least ratio of runs an hour."""
@@ -127,7 +128,8 @@ def _measure(
 ) -> Row:
     clock, members = options.clock, _members(alone.config, size)
     population, build = _timed(
-        lambda: build_population(members, side_by_side=options.side_by_side), clock
+        lambda: build_population(members, alone.task, side_by_side=options.side_by_side),
+        clock,
     )
     one = _stepper(alone.init(0), lambda state, turn: alone.train_step(state, batches[turn % 2]))
     all_of_them = _stepper(
@@ -160,7 +162,7 @@ def _measure(
 
 
 def _build_alone(config: RunConfig) -> Program:
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     program.init(config.seed)  # Compiled at its first call, as a population's is when it is built.
     return program
 

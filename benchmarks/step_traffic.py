@@ -33,6 +33,7 @@ from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
 from train.step.accelerators import ACCELERATORS
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh
+from train.tasks import task_of
 from train.tasks.loss import WHOLE_BYTES
 
 BANDWIDTH = 3.0e12
@@ -145,7 +146,8 @@ def cost(options: Options, variant: Variant) -> Cost:
         context=options.context,
         **variant.run,
     )
-    compiled = compile_ahead(config, make_mesh(config.mesh, h100.devices(options.devices)))
+    mesh = make_mesh(config.mesh, h100.devices(options.devices))
+    compiled = compile_ahead(config, task_of(config), mesh)
     text, memory = compiled.as_text(), compiled.memory_analysis()
     assert text is not None
     assert memory is not None

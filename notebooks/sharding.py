@@ -24,6 +24,7 @@ from train.optimizers.settings import Aardvark, AdamW, StratOpt
 from train.step.program import compile_ahead
 from train.step.sharding import RULES, make_mesh
 from train.step.state import abstract_state
+from train.tasks import task_of
 
 # %% [markdown]
 # ## Rules
@@ -56,7 +57,7 @@ config = nano()
 def placed(optimizer, mesh):
     """Shapes, dtypes and shardings of parameters and state, by path."""
     transformation = build_optimizer(optimizer, config.schedule, config.steps).transformation
-    state = abstract_state(config.model, transformation, make_mesh(mesh))
+    state = abstract_state(task_of(config), transformation, make_mesh(mesh))
     leaves = jax.tree.leaves_with_path((state.params, state.opt_state))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -175,7 +176,7 @@ plt.show()
 def exchanged(optimizer, mesh):
     """Bytes of each kind of collective in one training step."""
     run = dataclasses.replace(config, optimizer=optimizer, mesh=mesh, context=64)
-    return collective_bytes(compile_ahead(run, make_mesh(mesh)).as_text())
+    return collective_bytes(compile_ahead(run, task_of(run), make_mesh(mesh)).as_text())
 
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

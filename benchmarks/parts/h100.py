@@ -18,6 +18,7 @@ from train.inspection.aot_devices import described_devices
 from train.optimizers.settings import OptimizerConfig
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh
+from train.tasks import task_of
 
 TARGET = Path(__file__).parent / "h100_target.txtpb"
 
@@ -44,4 +45,4 @@ def compile_step(
         batch_size=len(devices),
         context=model.context,
     )
-    return compile_ahead(config, make_mesh(config.mesh, list(devices)))
+    return compile_ahead(config, task_of(config), make_mesh(config.mesh, list(devices)))

@@ -14,6 +14,7 @@ from train.run.checkpoints import Checkpointer
 from train.run.training_clock import NOTHING_SPENT
 from train.step.sharding import make_mesh
 from train.step.state import TrainState, abstract_state
+from train.tasks import task_of
 
 
 class Saver:
@@ -62,7 +63,7 @@ def random_state(config: RunConfig) -> tuple[list[np.ndarray], TrainState]:
     """Random numbers and a state made of them, on one device."""
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    target = abstract_state(config.model, optimizer.transformation, mesh)
+    target = abstract_state(task_of(config), optimizer.transformation, mesh)
     leaves, structure = jax.tree.flatten(target)
     random = np.random.default_rng(0)
     numbers = [random.standard_normal(leaf.shape, np.float32).astype(leaf.dtype) for leaf in leaves]

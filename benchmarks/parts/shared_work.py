@@ -26,6 +26,7 @@ from train.host.distributed import HostsConfig, init_distributed
 from train.optimizers.settings import StratOpt
 from train.step.program import build_program
 from train.step.sharding import process_share
+from train.tasks import task_of
 
 Device = Literal["cpu", "gpu"]
 Size = Literal["full", "tiny"]
@@ -160,7 +161,7 @@ def _training(layout: Layout, index: int, address: str, work: Work) -> Callable[
         batch_size=work.rows,
         context=work.context,
     )  # fmt: skip
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     tokens_BT = np.random.default_rng(0).integers(256, size=(work.rows, work.context + 1))
     share = process_share(program.mesh, work.rows)
     rows = np.split(tokens_BT.astype(np.int32), share["process_count"])[share["process_index"]]

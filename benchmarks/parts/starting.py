@@ -17,6 +17,7 @@ from train.step.program import abstract_batch
 from train.step.sharding import make_mesh, tracing_on
 from train.step.state import abstract_state, init_state
 from train.step.train_step import make_train_step
+from train.tasks import task_of
 
 Variant = Literal["stacked", "rolled", "dicts"]
 """Layers stacked and unrolled, as we train; stacked in a loop; a dict for every layer."""
@@ -70,14 +71,16 @@ def start(device: outcome.Device, variant: Variant, layers: int, cache: Path) ->
 
 def _stacked(config: RunConfig, optimizer: Optimizer) -> tuple[Any, ...]:
     mesh, tx = make_mesh(config.mesh, jax.devices()[:1]), optimizer.transformation
-    target, batch = abstract_state(config.model, tx, mesh), abstract_batch(config, mesh)
-    step = jax.jit(make_train_step(config.model, optimizer), donate_argnums=0)
+    task = task_of(config)
+    target = abstract_state(task, tx, mesh)
+    batch = abstract_batch(task, mesh, config.batch_size)
+    step = jax.jit(make_train_step(task, optimizer), donate_argnums=0)
 
     def trace() -> Any:
         with tracing_on(mesh):
             return step.trace(target, batch)
 
-    return trace, lambda: (init_state(config.model, tx, mesh, seed=0),)
+    return trace, lambda: (init_state(task, tx, mesh, seed=0),)
 
 
 def _dicts(config: RunConfig, optimizer: Optimizer) -> tuple[Any, ...]:

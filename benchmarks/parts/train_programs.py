@@ -22,6 +22,7 @@ from train.data import Batch
 from train.host import provenance
 from train.optimizers.settings import AdamW
 from train.step.program import Program, build_program
+from train.tasks import task_of
 
 FIRST = 8
 """Steps whose losses are said."""
@@ -56,7 +57,7 @@ class Ours:
 
     def __call__(self) -> tuple[Run, Said]:
         """Compiles it."""
-        program, batch = build_program(self.config), _batch(self.config)
+        program, batch = build_program(self.config, task_of(self.config)), _batch(self.config)
         state = program.init(self.config.seed)
 
         def step() -> jax.Array:

@@ -48,7 +48,7 @@ def test_it_starts_cold_and_warm_and_leaves_a_record(variant, tmp_path):
 def test_another_seed_compiles_no_other_initial_state():
     tx = build_optimizer(Aardvark(), ScheduleConfig(), steps=20).transformation
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    first, second = (state.init_state(tiny.MODEL, tx, mesh, seed) for seed in (0, 1))
-    assert state._initializer(tiny.MODEL, tx, mesh)._cache_size() == 1
+    first, second = (state.init_state(tiny.TASK, tx, mesh, seed) for seed in (0, 1))
+    assert state._initializer(tiny.TASK, tx, mesh)._cache_size() == 1
     kernels = (s.params["head"]["kernel"] for s in (first, second))
     assert not bool((next(kernels) == next(kernels)).any())

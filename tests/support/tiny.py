@@ -26,6 +26,7 @@ from train.optimizers.settings import (
     OptimizerConfig,
     StratOpt,
 )
+from train.tasks import task_of
 
 MODEL = TransformerConfig(
     vocab_size=272, context=16, layers=2, d_model=16, heads=4, kv_heads=2, d_ff=32, dtype="float32"
@@ -59,6 +60,10 @@ def run_config(cache: Path, **changes: Any) -> RunConfig:
         optimizer=OPTIMIZERS[0],
     )
     return dataclasses.replace(config, **changes)
+
+
+TASK = task_of(run_config(Path("no data")))
+"""The task of `MODEL`, for what reads no data."""
 
 
 def params(seed: int = 0) -> Any:

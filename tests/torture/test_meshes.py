@@ -17,9 +17,10 @@ from tests.support.torture import TINY, finish, further, started
 from train.config.run import MeshConfig, config_hash
 from train.host.signals import Interrupted
 from train.records.lines import EvalRecord, StepRecord, read_records
-from train.run import loop
 from train.run.folder import claim
+from train.run.train import train
 from train.step.program import build_program
+from train.tasks import task_of
 
 pytestmark = pytest.mark.faults
 
@@ -61,8 +62,8 @@ def test_the_mesh_is_no_part_of_what_a_run_is(tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_where_another_mesh_stopped(tmp_path):
     config = tiny.run_config(tmp_path / "cache", log_every=1)
-    program = build_program(config)
-    loop.train(config, tmp_path / "undisturbed", program=program)
+    program = build_program(config, task_of(config))
+    train(config, tmp_path / "undisturbed", program=program)
 
     def stop(progress):
         if progress.step == 5:
@@ -70,8 +71,8 @@ def test_a_run_goes_on_where_another_mesh_stopped(tmp_path):
 
     sharded = dataclasses.replace(config, mesh=MeshConfig(fsdp=4, tensor=2))
     with pytest.raises(Interrupted):
-        loop.train(sharded, tmp_path / "run", on_progress=stop)
-    loop.train(config, tmp_path / "run", program=program)
+        train(sharded, tmp_path / "run", on_progress=stop)
+    train(config, tmp_path / "run", program=program)
     assert_same_losses(tmp_path / "run", tmp_path / "undisturbed")
 
 

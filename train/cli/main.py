@@ -20,7 +20,7 @@ from train.host.allocator import share_heap
 from train.host.compiling import keep_programs
 from train.host.disk import DiskError, disk_explained
 from train.host.units import plain
-from train.run.nonfinite_run import StuckError
+from train.run.train import StuckError
 
 COMMANDS: Mapping[str, Callable[[list[str]], None]] = MappingProxyType(
     {

@@ -24,10 +24,12 @@ from train.experiments.workers import Work, other_workers
 from train.host.distributed import init_distributed
 from train.host.signals import stopping
 from train.host.units import plain, size
+from train.inspection.budget import refuse_unless_accepted
+from train.inspection.out_of_memory import memory_explained
 from train.optimizers.settings import key
-from train.run.loop import train
+from train.run.train import train
 from train.run.training_clock import Speed
-from train.step.accelerators import refuse_unless_accepted
+from train.tasks import task_of
 
 
 def run(arguments: list[str]) -> None:
@@ -37,13 +39,15 @@ def run(arguments: list[str]) -> None:
     console.quiet = init_distributed(options.hosts) > 0  # The first process speaks for all.
     stopping.quiet = console.quiet
     config: RunConfig = options.config
-    refuse_unless_accepted(config, options.accept_cost)
+    task = task_of(config)
+    refuse_unless_accepted(task, config.steps, options.accept_cost)
     folder = options.out or run_folder(config)
-    with RunDisplay(console, config.steps) as display:
+    with RunDisplay(console, config.steps) as display, memory_explained(config):
         display.run_started(folder.name)
         final = train(
             config,
             folder,
+            task=task,
             on_progress=display.run_progress,
             profile=options.profile,
             track=options.track,

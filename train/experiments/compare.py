@@ -15,7 +15,6 @@ from pathlib import Path
 
 from train.cli.progress import RunDisplay
 from train.config.run import Comparison, Contestant, Entry
-from train.data import Dataset, open_dataset
 from train.experiments.costs.measure import measure_costs
 from train.experiments.costs.mesh import EIGHT
 from train.host.distributed import refuse_several_processes
@@ -31,11 +30,10 @@ from train.run.folder import (
     refuse_links,
     write_config,
 )
-from train.run.loop import train
-from train.run.nonfinite_run import StuckError
+from train.run.train import StuckError, train
 from train.step.program import Program, build_program
 from train.step.sharding import check_mesh
-from train.tasks.vocabulary import check_vocabulary
+from train.tasks import Task, task_of
 
 _POLL = 1.0
 """Seconds between two looks at what other processes do."""
@@ -57,9 +55,9 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     refuse_several_processes("compare", os.environ)
     check_owner(folder / "comparison.json", comparison)
     check_mesh(comparison)
-    dataset = open_dataset(comparison.data)
-    check_vocabulary(comparison, dataset)
-    programs = _Programs(comparison)
+    task = task_of(comparison)
+    task.data()
+    programs = _Programs(comparison, task)
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
     with locked(folder / LOCK):  # Another process may have come at the same moment.
@@ -68,21 +66,17 @@ def compare(comparison: Comparison, folder: Path, display: RunDisplay) -> None:
     ahead = comparison.runs()
     while ahead:
         ahead = [
-            entry
-            for entry in ahead
-            if not _train(entry, folder / "runs", programs, dataset, display)
+            entry for entry in ahead if not _train(entry, folder / "runs", programs, task, display)
         ]
         if ahead:  # Others are at these, who may yet die.
             time.sleep(_POLL)
     if comparison.cost_rounds:
         with locked(folder / LOCK):  # Whoever comes second waits: nothing disturbs the clock.
             if not (folder / "costs.jsonl").exists():
-                _measure(comparison, folder / "costs.jsonl", programs, dataset, display)
+                _measure(comparison, folder / "costs.jsonl", programs, task, display)
 
 
-def _train(
-    entry: Entry, runs: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
-) -> bool:
+def _train(entry: Entry, runs: Path, programs: _Programs, task: Task, display: RunDisplay) -> bool:
     """Trains one run to its end, unless it is there; False while another process is at it."""
     contestant, config = entry
     folder = runs / entry.name
@@ -99,7 +93,7 @@ def _train(
             folder,
             contestant=contestant,
             program=programs[contestant],
-            dataset=dataset,
+            task=task,
             on_progress=display.run_progress,
         )
     except StuckError as error:  # A diverged run is a result.
@@ -111,12 +105,12 @@ def _train(
 
 
 def _measure(
-    comparison: Comparison, path: Path, programs: _Programs, dataset: Dataset, display: RunDisplay
+    comparison: Comparison, path: Path, programs: _Programs, task: Task, display: RunDisplay
 ) -> None:
     """Times all optimizers side by side; the file appears when all of it is there."""
     records = measure_costs(
         [programs[contestant] for contestant in comparison.contestants],
-        next(dataset.train_batches(comparison.batch_size, comparison.context, seed=0)),
+        next(task.train_batches(seed=0)),
         rounds=comparison.cost_rounds,
         contestants=comparison.contestants,
         mesh=EIGHT,
@@ -128,7 +122,8 @@ def _measure(
 class _Programs:
     """The compiled program of each contestant, made when it is first needed, shared by seeds."""
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, task: Task) -> None:
+        self._task = task
         self._configs = {
             contestant: config for contestant, config in comparison.runs() if config.seed == 0
         }
@@ -137,5 +132,5 @@ class _Programs:
     def __getitem__(self, contestant: Contestant) -> Program:
         if contestant not in self._built:
             with memory_explained(self._configs[contestant]):
-                self._built[contestant] = build_program(self._configs[contestant])
+                self._built[contestant] = build_program(self._configs[contestant], self._task)
         return self._built[contestant]

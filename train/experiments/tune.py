@@ -24,17 +24,16 @@ from typing import Protocol
 
 from train.cli.progress import RunDisplay
 from train.config.run import RunConfig, config_hash
-from train.data import Dataset, open_dataset
 from train.experiments.queue import STALE_AFTER, TUNING, Heartbeat, OverdueError, TrialQueue
 from train.experiments.tuning import Tuning
 from train.host.disk import disk_explained
 from train.records.lines import FinalRecord
 from train.run.folder import CHECKPOINTS, check_owner, finished, refuse_links
-from train.run.loop import Progress, train
-from train.run.nonfinite_run import StuckError
+from train.run.loop import Progress
 from train.run.population import populations, train_population
+from train.run.train import StuckError, train
 from train.step.sharding import check_mesh
-from train.tasks.vocabulary import check_vocabulary
+from train.tasks import Task, task_of
 
 
 class TrainAll(Protocol):
@@ -64,11 +63,11 @@ class OneByOne:
     """Each with `train.run.loop.train`.
 
     Args:
-      dataset: The runs' open data set.
+      task: What the runs train.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
     def __call__(
         self,
@@ -94,7 +93,7 @@ class OneByOne:
     ) -> FinalRecord:
         progress = _shown(display, check)
         try:
-            return train(config, folder, dataset=self._dataset, on_progress=progress)
+            return train(config, folder, task=self._task, on_progress=progress)
         except StuckError as error:  # A diverged trial is a result.
             return error.final
 
@@ -103,11 +102,11 @@ class Together:
     """As populations, each with one compiled program: the faster, the smaller the model.
 
     Args:
-      dataset: The runs' open data set.
+      task: What the runs train.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
     def __call__(
         self,
@@ -143,7 +142,7 @@ class Together:
             configs,
             folders,
             checkpoints=checkpoints,
-            dataset=self._dataset,
+            task=self._task,
             on_progress=_shown(display, check),
         )
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -198,12 +197,12 @@ def tune(
         raise ValueError(f"population={population} is not allowed: it must be at least 1.")
     check_owner(folder / TUNING, tuning)
     check_mesh(tuning)
-    dataset = open_dataset(tuning.data)
-    check_vocabulary(tuning, dataset)
+    task = task_of(tuning)
+    task.data()
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
     if train_all is None:
-        train_all = OneByOne(dataset) if population == 1 else Together(dataset)
+        train_all = OneByOne(task) if population == 1 else Together(task)
     shown: set[str] = set()
     with disk_explained(folder):
         while True:

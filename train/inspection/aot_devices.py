@@ -13,6 +13,7 @@ from models.attention import resolve_kind
 from train.config.run import RunConfig
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh
+from train.tasks import task_of
 
 INSTALL = "(`JAX=cuda12 make test` installs it): leave the target out for an estimate."
 
@@ -32,7 +33,7 @@ def temporary_bytes(config: RunConfig, target: Path, devices: int) -> int:
     kind = resolve_kind(config.model, "gpu")  # 'auto' would look at the platform here.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kind))
     try:
-        compiled = compile_ahead(config, mesh)
+        compiled = compile_ahead(config, task_of(config), mesh)
     except RuntimeError as error:
         raise ValueError(
             f"the step could not be compiled for {target} ({error}): cuDNN is needed as well as "

@@ -15,41 +15,34 @@ from jax.sharding import PartitionSpec
 
 import optax_strat
 from models.sharding import automatic
-from train.config.run import RunConfig
-from train.data import Batch
 from train.step.accumulation import mean_loss_and_gradient
 from train.step.program import Program
 from train.step.sharding import tracing_on
-from train.tasks.loss import batch_loss
+from train.tasks.task import Batch
 
 
 def look_at_batch(
-    config: RunConfig, program: Program, params: Any, batch: Batch
-) -> tuple[np.ndarray, dict[str, float]]:
+    program: Program, params: Any, batch: Batch
+) -> tuple[np.ndarray | None, dict[str, float]]:
     """Compiles and runs what a train step leaves out.
 
     Args:
-      config: The run.
-      program: Its program.
+      program: The run's program.
       params: Parameters, on the program's mesh.
       batch: As the data gives it.
 
     Returns:
-      The losses in nats, float32 [B, T], 0 where the row is filled up; and the norm of each layer's
+      The losses of tokens, float32 [B, T], 0 where the row is filled up, or None if the task has no
+      text; and the norm of each layer's
       gradient by its name, those that are not finite first, then from the largest on.
     """
-    layers = [row.layers for row in optax_strat.describe(params).rows]
+    task, accumulate = program.task, program.config.accumulate
+    text = task.text() if task.text else None
+    layers = [row.layers for row in optax_strat.describe(params, layers=task.layers).rows]
 
-    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
-        return batch_loss(config.model, params, batch, config.loss_chunk)
-
-    def look(params: Any, batch: Batch) -> tuple[Array, Array]:
-        def total(weights_BT: Array) -> Array:
-            return summed_loss(params, batch._replace(weights_BT=weights_BT))[0]
-
-        # The loss of a token is what its weight multiplies.
-        losses_BT = jax.grad(total)(batch.weights_BT) * batch.weights_BT
-        _, grads = mean_loss_and_gradient(summed_loss, params, batch, config.accumulate)
+    def look(params: Any, batch: Batch) -> tuple[Array | None, Array]:
+        losses_BT = text.token_losses(params, batch) if text else None
+        _, grads = mean_loss_and_gradient(task.loss, params, batch, accumulate)
         return losses_BT, _norms(grads, layers)
 
     with tracing_on(program.mesh):

@@ -25,6 +25,7 @@ from train.optimizers.build import build_optimizer
 from train.optimizers.settings import key
 from train.step.sharding import abstract_mesh
 from train.step.state import TrainState, abstract_state, state_bytes
+from train.tasks import task_of
 
 _TRANSPARENT = ("with_extra_args_support", "inferred_update", "_unless_empty")
 """What these make passes everything on to one other transformation."""
@@ -157,7 +158,7 @@ def explain(config: RunConfig) -> Explanation:
       ('embed/embedding', 'embedding', True)
     """
     transformation = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
-    target = abstract_state(config.model, transformation, abstract_mesh(config.mesh))
+    target = abstract_state(task_of(config), transformation, abstract_mesh(config.mesh))
     count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
     return Explanation(
         optimizer=key(config.optimizer),

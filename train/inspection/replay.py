@@ -17,7 +17,7 @@ import numpy as np
 
 from train.config.reading import read_run_config
 from train.config.run import RunConfig
-from train.data import Batch, Dataset, Place, open_dataset
+from train.data import Place
 from train.host import provenance
 from train.host.distributed import refuse_several_processes
 from train.inspection.batch_details import look_at_batch
@@ -28,6 +28,8 @@ from train.run.folder import CONFIG, RECORDS, imported_weights
 from train.step.program import Program, build_program
 from train.step.sharding import make_mesh
 from train.step.state import TrainState
+from train.tasks import Task, task_of
+from train.tasks.task import Batch
 
 EXCERPT = 64
 """Tokens that are shown of a row, up to the one that was predicted worst."""
@@ -40,7 +42,7 @@ class Row:
     number: int
     """In the training split."""
     loss: float
-    """Mean over its tokens, in nats."""
+    """Mean over its tokens, in the task's unit."""
     places: tuple[Place, ...]
     """Where its tokens come from."""
     worst_loss: float
@@ -106,25 +108,23 @@ def replay(
     if not 1 <= step <= config.steps:
         raise ValueError(f"--step {step}: the steps of {folder} are 1 to {config.steps}.")
     _check_devices(config, folder)
-    dataset = open_dataset(config.data)
+    task = program.task if program else task_of(config)
     record, recorded_loss = _recorded(folder / RECORDS, step)
-    if record and record.data.fingerprint != dataset.fingerprint:
+    if record and record.data.fingerprint != task.data().fingerprint:
         raise ValueError(
             f"{config.data.cache_dir} holds other data than {folder} was trained on: prepare that "
             "again, from the same source and with the same tokenizer."
         )
     with memory_explained(config):
-        program = program or build_program(config)
-        state, start = _state_before(step, folder, config, program, dataset)
-        batches = dataset.train_batches(
-            config.batch_size, config.context, seed=config.seed, start_step=start
-        )
+        program = program or build_program(config, task)
+        state, start = _state_before(step, folder, config, program)
+        batches = task.train_batches(seed=config.seed, start_step=start)
         for done in range(start + 1, step):
             state, metrics = program.train_step(state, next(batches))
             jax.block_until_ready(metrics["loss"])
             on_step(done)
         batch = next(batches)
-        losses_BT, layers = look_at_batch(config, program, state.params, batch)
+        losses_BT, layers = look_at_batch(program, state.params, batch)
         _, metrics = program.train_step(state, batch)
     told = jax.tree.map(lambda number: float(str(number)), jax.device_get(metrics))
     on_step(step)
@@ -135,7 +135,7 @@ def replay(
         differences=_differences(record),
         skipped=told.pop("consecutive_skips") > 0,
         layers=layers,
-        rows=_rows(config, step, dataset, batch, losses_BT),
+        rows=_rows(task, config.seed, step, batch, losses_BT),
         **{name: told[name] for name in told if name != "skipped"},
     )
 
@@ -165,10 +165,10 @@ def _recorded(path: Path, step: int) -> tuple[RunRecord | None, float | None]:
 
 
 def _state_before(
-    step: int, folder: Path, config: RunConfig, program: Program, dataset: Dataset
+    step: int, folder: Path, config: RunConfig, program: Program
 ) -> tuple[TrainState, int]:
     """The state before a step or earlier, and how many steps it has done."""
-    checkpointer = run_checkpointer(folder, config, dataset)
+    checkpointer = run_checkpointer(folder, config, program.task.data().fingerprint)
     try:
         restored = checkpointer.restore_before(step, program.target)
     finally:
@@ -198,23 +198,23 @@ def _differences(run: RunRecord | None) -> tuple[str, ...]:
 
 
 def _rows(
-    config: RunConfig, step: int, dataset: Dataset, batch: Batch, losses_BT: np.ndarray
+    task: Task, seed: int, step: int, batch: Batch, losses_BT: np.ndarray | None
 ) -> tuple[Row, ...]:
-    places = dataset.train_places(
-        config.batch_size, config.context, seed=config.seed, step=step - 1
-    )
+    """The rows of a step's batch; none of a task without text."""
+    if task.text is None or losses_BT is None:
+        return ()
+    text = task.text()
+    means_B = text.row_losses(losses_BT, batch)
     rows = []
-    for (number, where), losses_T, weights_T, targets_T in zip(
-        places, losses_BT, batch.weights_BT, batch.targets_BT, strict=True
-    ):
-        worst = int(losses_T.argmax())
+    for row, (number, places) in enumerate(text.places(seed=seed, step=step - 1)):
+        worst = int(losses_BT[row].argmax())
         rows.append(
             Row(
                 number=number,
-                loss=float(losses_T.sum() / weights_T.sum()),
-                places=where,
-                worst_loss=float(losses_T[worst]),
-                excerpt=dataset.tokenizer.decode(targets_T[: worst + 1][-EXCERPT:]),
+                loss=float(means_B[row]),
+                places=places,
+                worst_loss=float(losses_BT[row, worst]),
+                excerpt=text.excerpt(batch, row, worst, EXCERPT),
             )
         )
     return tuple(sorted(rows, key=lambda row: -np.nan_to_num(row.loss, nan=np.inf)))

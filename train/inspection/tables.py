@@ -15,10 +15,11 @@ from rich.tree import Tree
 
 import models
 from train.host.units import count, duration, size
+from train.inspection.budget import LIMIT_HOURS
 from train.inspection.explain import Explanation, Link, Parameter
 from train.inspection.plan import USABLE, Plan
 from train.inspection.replay import Replay, Row
-from train.step.accelerators import ACCELERATORS, LIMIT_HOURS
+from train.step.accelerators import ACCELERATORS
 from train.step.sharding import AXES
 
 

@@ -24,7 +24,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.config.run import RunConfig, config_hash
-from train.data import Dataset
 from train.host.allocator import give_back_freed_memory
 from train.host.disk import check_room, disk_explained
 from train.run.agreement import DAY_MS, from_first
@@ -275,19 +274,19 @@ class Checkpointer:
                 raise CheckpointError(f"{folder}: {item}/{difference}")
 
 
-def run_checkpointer(folder: Path, config: RunConfig, dataset: Dataset) -> Checkpointer:
-    """The checkpoints of a run on its data, in the run's folder."""
+def run_checkpointer(folder: Path, config: RunConfig, fingerprint: str) -> Checkpointer:
+    """The checkpoints of a run, in its folder, on the data of a fingerprint."""
     return Checkpointer(
         folder / CHECKPOINTS,
         config_hash=config_hash(config),
-        fingerprint=dataset.fingerprint,
+        fingerprint=fingerprint,
         seed=config.seed,
     )
 
 
 @contextmanager
 def _others_waiting(key: str) -> Iterator[None]:
-    """Holds all processes, of which one that ends ends the others, while the first is at work."""
+    """Keeps the other processes waiting while the first is at work."""
     try:
         yield
     finally:

@@ -1,173 +1,151 @@
-"""The loop of one run: step, log, evaluate, checkpoint; from the start or from where it was.
+"""The loop of a run: step, log, evaluate, checkpoint; from the start or from where it was.
 
 The host reads the metrics of a step while the device computes the next one, so neither waits for
 the other. Everything that decides the result is a function of the configuration and the step, so an
 interrupted run ends in the same bits as an undisturbed one.
 
-What is told of a run while it is under way.
+A population (`train.run.population`) is several runs in one program. The loop knows members alone:
+a run has one, a population has many, which step, are evaluated and are saved together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
-from train.config.run import Contestant, RunConfig, config_hash
-from train.data import Dataset, open_dataset
+from train.config.run import RunConfig
 from train.host.signals import Interrupted
-from train.inspection.out_of_memory import memory_explained
 from train.records.lines import FinalRecord
-from train.run.agreement import SharedStopRequest, check_same
-from train.run.checkpoints import run_checkpointer
-from train.run.folder import RECORDS, check_writable, claim, finished, held, imported_weights
-from train.run.nonfinite_run import StuckError, unless_stuck
-from train.run.recorder import Recorder
-from train.run.trackers import TrackerName
-from train.run.training_clock import NOTHING_SPENT, TRACE, Profiler, Stopwatch
-from train.step.program import Program, build_program
-from train.step.sharding import check_mesh, process_share
-from train.tasks.vocabulary import check_vocabulary
+from train.run.agreement import SharedStopRequest
+from train.run.checkpoints import Checkpointer
+from train.run.profiler import Profiler
+from train.run.recorder import CompiledStep, Recorder
+from train.run.training_clock import NOTHING_SPENT, Spent, TrainingClock
+from train.step.state import TrainState
+from train.tasks.task import Batch, Task
 
 
 class Progress(NamedTuple):
-    """What a display shows of a run; called after every step."""
+    """How far a run is; given to whoever shows it after every step."""
 
     step: int
     steps: int
     loss: float
+    """Of a population the lowest among its members."""
     val_loss: float
-    """Of the last evaluation; NaN before the first."""
+    """Of the last evaluation, likewise; NaN before the first."""
     tokens_per_second: float
+    """Of all members together."""
 
 
-def train(
-    config: RunConfig,
-    folder: Path,
-    *,
-    contestant: Contestant | None = None,
-    program: Program | None = None,
-    dataset: Dataset | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    profile: bool = False,
-    track: Sequence[TrackerName] = (),
-) -> FinalRecord:
-    """Trains one configuration to its last step, going on from the folder's last checkpoint.
+OnProgress = Callable[[Progress], None]
+
+
+class Steps(CompiledStep, Protocol):
+    """A compiled program, for one member or many."""
+
+    @property
+    def target(self) -> TrainState:
+        """The state's shapes, dtypes and shardings."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the streams of batches that a step reads."""
+
+    def init(self) -> TrainState:
+        """The state before the first step."""
+
+    def train_step(self, state: TrainState, batches: list[Batch]) -> tuple[TrainState, Any]:
+        """One step on a batch of each stream; the old state is donated."""
+
+    def evaluate(self, params: Any, batches: Any) -> np.ndarray:
+        """The mean loss of each member."""
+
+    def metrics_of(self, member: int, metrics: Any) -> Any:
+        """A member's part of the metrics."""
+
+
+@dataclass
+class Member:
+    """One run of those that train together."""
+
+    recorder: Recorder | None
+    """None if an earlier call ended it: its records stay as they are."""
+    final: FinalRecord | None = None
+    """Its last record, once it has ended."""
+    problem: str = ""
+    """Why it ended before the last step."""
+
+
+class Loop:
+    """Members under way: their state, and what has to happen around each step.
 
     Args:
-      config: The run.
-      folder: Where configuration, records and checkpoints go. A finished run in it is not run
-        again: its final record is returned, or the error raised that it ended with.
-      contestant: What its records call the optimizer; by default the optimizer's own name.
-      program: A program of the same configuration (any seed), to save its compilation.
-      dataset: The configuration's open data set, likewise.
+      config: The members', in all that the loop asks of it.
+      task: What they train.
+      program: Their compiled steps.
+      checkpointer: Where their state is saved; begun with, if it holds one.
+      make_members: Given the step that training goes on from.
+      share: Which rows of a batch this process reads, as `process_share` says.
       on_progress: Called after every step.
-      profile: Write a trace of a few steps into the folder.
-      track: Who else is told of every record.
-
-    Raises:
-      ValueError: If the configuration does not fit the data, the devices or what the folder holds,
-        or another process writes into it, or none can; raised before anything is written.
-      Interrupted: If a signal asked to stop; the state is saved.
-      DiskError: If the disk is full or fails; what is whole on it stays so.
-      OutOfMemoryError: If a device's memory is not enough, while compiling or at a step.
-      StuckError: After `config.max_consecutive_skips` non-finite steps in a row, or before a
-        checkpoint would hold a non-finite parameter; a final record says that the run diverged.
+      profiler: Given the first step that is made, traces some.
     """
-    done = finished(folder, config)
-    if done is not None:
-        return unless_stuck(done, config, folder)
-    check_mesh(config)
-    dataset = dataset or open_dataset(config.data)
-    check_vocabulary(config, dataset)
-    same = f"{config_hash(config)} on {config.mesh}"
-    check_same("the configuration", same, "give every process the same flags.")
-    check_same("the data", dataset.fingerprint, "prepare it once, where all processes read it.")
-    check_writable(folder)
-    with ExitStack() as stack:
-        stack.enter_context(memory_explained(config))
-        program = program or build_program(config)
-        if jax.process_index() == 0:
-            stack.enter_context(held(folder))
-            claim(folder, config)
-        recorder = partial(
-            Recorder, folder / RECORDS, config, dataset, contestant=contestant, track=track
-        )
-        run = _Run(config, folder, program, dataset, recorder, on_progress, profile)
-        stop = stack.enter_context(SharedStopRequest(program.mesh))
-        stack.callback(run.close)  # Before the request is: a signal must not end a save.
-        try:
-            return run.to_the_end(stop)
-        except StuckError as error:
-            stuck = error
-    # Only now: whoever takes it for a result must not go on if a signal came, which is sent again
-    # when the request is closed.
-    raise stuck
-
-
-class _Run:
-    """One run under way: the state, and what has to happen around each step."""
 
     def __init__(
         self,
         config: RunConfig,
-        folder: Path,
-        program: Program,
-        dataset: Dataset,
-        recorder: Callable[[int], Recorder],
-        on_progress: Callable[[Progress], None],
-        profile: bool,
+        task: Task,
+        program: Steps,
+        checkpointer: Checkpointer,
+        make_members: Callable[[int], list[Member]],
+        *,
+        share: dict[str, int],
+        on_progress: OnProgress,
+        profiler: Callable[[int], Profiler] = Profiler.off,
     ) -> None:
-        self._config, self._program, self._dataset = config, program, dataset
-        self._on_progress = on_progress
-        self._share = process_share(program.mesh, config.batch_size)
-        self._checkpointer = run_checkpointer(folder, config, dataset)
-        check_same(
-            "the last checkpoint",
-            str(self._checkpointer.latest_step()),
-            "--out must lie where all processes read and write the same files.",
+        self._config, self._task, self._program = config, task, program
+        self._share, self._on_progress = share, on_progress
+        self._checkpointer = checkpointer
+        restored = checkpointer.restore(program.target)
+        self._state = restored.state if restored else program.init()
+        self._clock = TrainingClock(
+            program.mesh.size, restored.spent if restored else NOTHING_SPENT
         )
-        restored = self._checkpointer.restore(program.target)
-        if restored is None and imported_weights(folder):
-            raise ValueError(
-                f"{folder} began with imported weights, and no checkpoint of it is left: import "
-                "them again into another --out."
-            )
-        self._state = restored.state if restored else program.init(config.seed)
-        self._clock = Stopwatch(program.mesh.size, restored.spent if restored else NOTHING_SPENT)
         self._start = int(self._state.step)
-        trace = folder / TRACE if profile else None
-        self._profiler = Profiler(trace, self._start + 1, config.steps)
-        self._recorder = recorder(self._start)
-        self._val_loss = math.nan
+        self._members = make_members(self._start)
+        self._profiler = profiler(self._start + 1)
+        self._val_losses = np.full(len(self._members), math.nan)
         self._metrics: Any = None
 
-    def to_the_end(self, stop: SharedStopRequest) -> FinalRecord:
-        """Steps until the last one is done or a signal asks to stop."""
-        config = self._config
-        if self._recorder.empty:
-            self._recorder.start()
-        if self._is_due(self._start, config.eval_every):
-            self._evaluate(self._start, stop)  # If the call before this one has not.
+    def to_the_end(self, stop: SharedStopRequest) -> list[Member]:
+        """Steps until the last one is done or no member is left.
+
+        Raises:
+          Interrupted: If a signal asked to stop; the state is saved.
+        """
+        config, start = self._config, self._start
+        for _, recorder in self._running():
+            if recorder.empty:
+                recorder.start()
+        if self._is_due(start, config.eval_every):
+            self._evaluate(start, stop)  # If the call before this one has not.
             if stop.signum:
-                raise Interrupted(stop.signum, self._start or None)
-        batches = self._dataset.train_batches(
-            config.batch_size,
-            config.context,
-            seed=config.seed,
-            start_step=self._start,
-            **self._share,
-        )
+                raise Interrupted(stop.signum, start or None)
+        streams = [
+            self._task.train_batches(seed=seed, start_step=start, **self._share)
+            for seed in self._program.seeds
+        ]
         pending: list[tuple[int, Any]] = []
         with self._clock:
-            for step in range(self._start + 1, config.steps + 1):
+            for step in range(start + 1, config.steps + 1):
                 self._profiler.before(step)
-                self._state, metrics = self._program.train_step(self._state, next(batches))
+                batches = [next(stream) for stream in streams]
+                self._state, metrics = self._program.train_step(self._state, batches)
                 self._profiler.after(step, metrics)
                 pending.append((step, metrics))
                 stop.agree()
@@ -176,20 +154,34 @@ class _Run:
                 )
                 while len(pending) > (0 if pause else 1):
                     self._read(*pending.pop(0))
+                if not self._running():
+                    break
                 if pause:
                     with self._clock.paused():
                         self._between_steps(step, stop)
         self._checkpointer.wait()  # Whoever finds a final record finds the last state, too.
-        final = self._recorder.final(config.steps, self._program, self._clock.spent)
-        if stop.signum:  # It came with the last step: the caller must not go on to another run.
+        running = self._running()
+        for member, _ in running:
+            self._end(member, config.steps)
+        if stop.signum and running:  # Now the caller must not go on to another run.
             raise Interrupted(stop.signum, config.steps)
-        return final
+        return self._members
 
     def close(self) -> None:
         """Waits for a save under way and closes the records."""
         self._profiler.close()
         self._checkpointer.close()
-        self._recorder.close()
+        for member in self._members:
+            if member.recorder:
+                member.recorder.close()
+
+    def _running(self) -> list[tuple[int, Recorder]]:
+        """The members that have not ended, with their records."""
+        return [
+            (number, member.recorder)
+            for number, member in enumerate(self._members)
+            if member.recorder and not member.final
+        ]
 
     def _is_due(self, step: int, *intervals: int) -> bool:
         return step == self._config.steps or any(step % every == 0 for every in intervals)
@@ -198,56 +190,88 @@ class _Run:
         if self._is_due(step, self._config.eval_every):
             self._evaluate(step, stop)
         if stop.signum or self._is_due(step, self._config.checkpoint_every):
-            self._check_parameters(step)
-            self._recorder.sync()
-            self._checkpointer.save(step, self._state, self._clock.spent)
-        if stop.signum:
+            self._end_broken(step)
+            for _, recorder in self._running():
+                recorder.sync()
+            if self._running():
+                self._checkpointer.save(step, self._state, self._clock.spent)
+        if stop.signum and self._running():
             raise Interrupted(stop.signum, step)
 
     def _read(self, step: int, metrics: Any) -> None:
         """Reads a step's metrics from the device, looks at them and logs them if it is time."""
         config, seconds = self._config, self._clock.seconds
         self._metrics = metrics
-        loss, in_a_row = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
-        if self._recorder.stands_out(float(loss), skipped=in_a_row > 0):
-            self._recorder.spike(step, metrics, seconds)
-        stuck = in_a_row >= config.max_consecutive_skips
-        if stuck or self._is_due(step, config.log_every):
-            self._recorder.step(step, metrics, seconds)
-        if stuck:
-            raise self._stuck(
-                step,
-                f"the gradients of {in_a_row} steps in a row were not finite, and no parameter has "
-                f"changed since step {step - in_a_row}",
-            )
-        rate = (step - self._start) * config.tokens_per_step / max(self._clock.lap, 1e-9)
-        self._on_progress(Progress(step, config.steps, float(loss), self._val_loss, rate))
-
-    def _check_parameters(self, step: int) -> None:
-        """Keeps what no guard has stopped out of the checkpoints."""
-        norms = jax.device_get(self._metrics["param_norms"])
-        bad = [layer_type for layer_type, norm in norms.items() if not math.isfinite(norm)]
-        if bad:
-            if not self._is_due(step, self._config.log_every):
-                self._recorder.step(step, self._metrics, self._clock.seconds)
-            raise self._stuck(step, f"the {' and '.join(bad)} parameters are no longer finite")
-
-    def _stuck(self, step: int, what: str) -> StuckError:
-        rate = self._config.optimizer.learning_rate
-        return StuckError(
-            f"step {step}: {what}. Lower --optimizer.learning-rate={rate}, or see the data.",
-            self._recorder.final(step, self._program, self._clock.spent),
+        read = jax.device_get((metrics["loss"], metrics["consecutive_skips"]))
+        losses, skips_in_a_row = map(np.atleast_1d, read)
+        running = self._running()
+        for member, recorder in running:
+            skips = int(skips_in_a_row[member])
+            if recorder.stands_out(float(losses[member]), skipped=skips > 0):
+                recorder.spike(step, self._metrics_of(member), self._share_of(seconds))
+            is_stuck = skips >= config.max_consecutive_skips
+            if is_stuck or self._is_due(step, config.log_every):
+                recorder.step(step, self._metrics_of(member), self._share_of(seconds))
+            if is_stuck:
+                self._end(
+                    member,
+                    step,
+                    f"the gradients of {skips} steps in a row were not finite, and no parameter "
+                    f"has changed since step {step - skips}",
+                )
+        numbers = [member for member, _ in running]
+        tokens = (step - self._start) * self._task.tokens_per_step * len(self._members)
+        progress = Progress(
+            step,
+            config.steps,
+            _lowest(losses[numbers]),
+            _lowest(self._val_losses[numbers]),
+            tokens / max(self._clock.lap, 1e-9),
         )
+        if self._running():
+            self._on_progress(progress)
+
+    def _end_broken(self, step: int) -> None:
+        """Ends the members whose parameters are not finite, which no checkpoint may hold."""
+        for member, recorder in self._running():
+            norms = jax.device_get(self._metrics_of(member)["param_norms"])
+            broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
+            if broken:
+                if not self._is_due(step, self._config.log_every):
+                    seconds = self._share_of(self._clock.seconds)
+                    recorder.step(step, self._metrics_of(member), seconds)
+                what = f"the {' and '.join(broken)} parameters are no longer finite"
+                self._end(member, step, what)
+
+    def _end(self, number: int, step: int, problem: str = "") -> None:
+        """Writes a member's last record."""
+        member = self._members[number]
+        assert member.recorder is not None
+        spent = Spent(*map(self._share_of, self._clock.spent))
+        member.final = member.recorder.final(step, self._program, spent)
+        member.problem = problem and f"step {step}: {problem}"
 
     def _evaluate(self, step: int, stop: SharedStopRequest) -> None:
         """Evaluates a step once; what a signal breaks off is left to the call that goes on."""
-        config = self._config
-        if stop.signum or self._recorder.has_evaluated(step):
+        ahead = [pair for pair in self._running() if not pair[1].has_evaluated(step)]
+        if stop.signum or not ahead:
             return
-        batches = self._dataset.validation_batches(
-            config.batch_size, config.context, max_batches=config.eval_batches, **self._share
-        )
-        loss = self._program.evaluate(self._state.params, stop.until_asked(batches))
-        if not stop.signum:
-            self._val_loss = loss
-            self._recorder.evaluation(step, loss, self._clock.seconds)
+        batches = self._task.validation_batches(**self._share)
+        losses = self._program.evaluate(self._state.params, stop.until_asked(batches))
+        if stop.signum:
+            return
+        self._val_losses = losses
+        for member, recorder in ahead:
+            recorder.evaluation(step, float(losses[member]), self._share_of(self._clock.seconds))
+
+    def _metrics_of(self, member: int) -> Any:
+        return self._program.metrics_of(member, self._metrics)
+
+    def _share_of(self, seconds: float) -> float:
+        """A member's part of the time of all."""
+        return seconds / len(self._members)
+
+
+def _lowest(losses: np.ndarray) -> float:
+    """The lowest that is a number; NaN where there is none."""
+    return float(np.fmin.reduce(losses, initial=math.nan))

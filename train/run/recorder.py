@@ -12,14 +12,11 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-import models
 from train.config.run import Contestant, Entry, RunConfig, config_hash, to_dict
-from train.data import Dataset
 from train.host import provenance
 from train.host.disk import disk_explained
 from train.records.lines import (
     CostRecord,
-    DataSummary,
     EvalRecord,
     FinalRecord,
     ModelSummary,
@@ -37,6 +34,7 @@ from train.run.run_summary import SoFar
 from train.run.spikes import SpikeWatch
 from train.run.trackers import TrackerName, numbers, open_tracker
 from train.run.training_clock import Spent, speed_of
+from train.tasks.task import Task
 
 
 class CompiledStep(Protocol):
@@ -61,7 +59,7 @@ class Recorder:
     Args:
       path: The records file.
       config: The run.
-      dataset: Its data.
+      task: What it trains.
       after_step: The step that training goes on from; later lines are dropped, to be written again.
       contestant: What the records call the optimizer; by default its own name.
       track: Who else is told of every line.
@@ -75,13 +73,13 @@ class Recorder:
         self,
         path: Path,
         config: RunConfig,
-        dataset: Dataset,
+        task: Task,
         after_step: int,
         *,
         contestant: Contestant | None = None,
         track: Sequence[TrackerName] = (),
     ) -> None:
-        self._config, self._dataset, self._folder = config, dataset, path.parent
+        self._config, self._task, self._folder = config, task, path.parent
         self._contestant = contestant or Contestant(config.optimizer)
         first = jax.process_index() == 0
         run = self._run_record()
@@ -164,7 +162,7 @@ class Recorder:
             state_bytes_per_parameter=program.state_bytes_per_parameter(),
             skipped=self._so_far.skipped,
             diverged=not val_loss <= self._so_far.first_val_loss,
-            **speed_of(self._config, tokens, spent)._asdict(),
+            **speed_of(self._task, tokens, spent)._asdict(),
         )
         self._write(record)
         self.sync()
@@ -193,13 +191,13 @@ class Recorder:
             )
 
     def _tokens(self, step: int) -> int:
-        return step * self._config.tokens_per_step
+        return step * self._task.tokens_per_step
 
-    def _bits_per_byte(self, nats_per_token: float) -> float:
-        return nats_per_token / math.log(2) / self._dataset.bytes_per_token
+    def _bits_per_byte(self, loss: float) -> float:
+        return self._task.bits_per_byte(loss) if self._task.bits_per_byte else math.nan
 
     def _run_record(self) -> RunRecord:
-        run = run_record(self._config, self._dataset, self._contestant)
+        run = run_record(self._config, self._task, self._contestant)
         return dataclasses.replace(run, weights=imported_weights(self._folder))
 
     def _write(self, record: Record) -> None:
@@ -218,8 +216,9 @@ def _shortest(number: Any) -> float:
     return float(str(number))
 
 
-def run_record(config: RunConfig, dataset: Dataset, contestant: Contestant) -> RunRecord:
+def run_record(config: RunConfig, task: Task, contestant: Contestant) -> RunRecord:
     """What a run is and what its numbers depend on."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
     return RunRecord(
         name=Entry(contestant, config).name,
         optimizer=contestant.name,
@@ -232,17 +231,11 @@ def run_record(config: RunConfig, dataset: Dataset, contestant: Contestant) -> R
         device_count=provenance.device_count(),
         versions=provenance.versions(),
         model=ModelSummary(
-            name=f"{config.model.layers} x {config.model.d_model}",
-            parameters=models.parameter_count(config.model).total,
-            flops_per_token=models.flops_per_token(config.model, config.context),
+            name=task.name,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+            flops_per_token=math.nan if task.flops_per_token is None else task.flops_per_token,
         ),
-        data=DataSummary(
-            source=config.data.source,
-            tokenizer=dataset.tokenizer_name,
-            fingerprint=dataset.fingerprint,
-            bytes_per_token=dataset.bytes_per_token,
-            train_tokens=dataset.train_tokens,
-        ),
+        data=task.data(),
         batch_size=config.batch_size,
         context=config.context,
         steps=config.steps,

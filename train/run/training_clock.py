@@ -1,23 +1,16 @@
-"""A clock that counts training time alone: not compilation, evaluation or saving.
-
-How fast a run was: tokens a second, and the share of the devices' peak.
-
-A trace of a few steps, for TensorBoard's profile plugin, xprof or Perfetto.
-"""
+"""Training time alone, without compilation, evaluation or saving; and the speed that it gives."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 
-import models
-from train.config.run import Experiment
 from train.step.accelerators import peak_flops
+from train.tasks.task import Task
 
 
 class Spent(NamedTuple):
@@ -31,7 +24,7 @@ class Spent(NamedTuple):
 NOTHING_SPENT = Spent()
 
 
-class Stopwatch:
+class TrainingClock:
     """Runs inside its `with` block, stands still inside `paused`.
 
     Args:
@@ -87,79 +80,35 @@ class Speed(NamedTuple):
     peak_flops: float | None
     """Of one device, bfloat16; None where it is not known."""
     mfu: float | None
-    """Model FLOPs utilization: exact causal FLOPs over what the devices could do at their peak."""
+    """Model FLOPs utilization: the task's FLOPs over what the devices could do at their peak."""
 
     def __str__(self) -> str:
         rate = f"{self.tokens_per_second:,.0f} tokens/s"
         if self.mfu is None or self.peak_flops is None:
             return f"{rate}, MFU unknown (no peak is known for this device)"
         peak = f"{self.peak_flops / 1e12:,.0f} TFLOP/s a device"
-        return f"{rate}, MFU {self.mfu:.1%} of {peak}, {models.FLOPS_FORMULA} FLOPs a token"
+        return f"{rate}, MFU {self.mfu:.1%} of {peak}"
 
 
-def speed_of(
-    config: Experiment, tokens: int, spent: Spent, device_kind: str | None = None
-) -> Speed:
+def speed_of(task: Task, tokens: int, spent: Spent, device_kind: str | None = None) -> Speed:
     """The speed of a run.
 
     Args:
-      config: The run.
+      task: What it trains.
       tokens: How many it trained on.
       spent: How long that took.
       device_kind: What they are, as JAX names it; by default those in use here.
 
     Example:
       >>> from train.config.named import paper_consistent
-      >>> print(speed_of(paper_consistent(), 4_000_000, Spent(1.0, 8.0), "NVIDIA H100 80GB HBM3"))
-      4,000,000 tokens/s, MFU 44.7% of 989 TFLOP/s a device, 6 (N - untied ...) + 6 L d T FLOPs ...
+      >>> from train.tasks import task_of
+      >>> task = task_of(paper_consistent())
+      >>> print(speed_of(task, 4_000_000, Spent(1.0, 8.0), "NVIDIA H100 80GB HBM3"))
+      4,000,000 tokens/s, MFU 44.7% of 989 TFLOP/s a device
     """
     peak = peak_flops(device_kind or jax.devices()[0].device_kind)
-    flops = tokens * models.flops_per_token(config.model, config.context)
-    mfu = None if peak is None else flops / (spent.device_seconds * peak)
+    flops = task.flops_per_token
+    mfu = None
+    if peak is not None and flops is not None:
+        mfu = tokens * flops / (spent.device_seconds * peak)
     return Speed(tokens / spent.seconds, peak, mfu)
-
-
-TRACE = "profile"
-"""The folder of the trace within the run's."""
-
-WARM_UP = 5
-"""Steps before the trace: the first ones fill caches and are no measure."""
-
-STEPS = 3
-"""Steps in the trace; a trace of more is slow to open."""
-
-
-class Profiler:
-    """Traces steps of a run into a folder.
-
-    Only here does the host wait for the device: at the end, so that the last step is in the trace.
-
-    Args:
-      folder: Where the trace goes, or None for no trace.
-      first_step: The first step that this process makes.
-      last_step: The last one.
-    """
-
-    def __init__(self, folder: Path | None, first_step: int, last_step: int) -> None:
-        self._folder = folder
-        start = max(first_step, min(first_step + WARM_UP, last_step - STEPS + 1))
-        self._steps = range(start, start + STEPS)
-        self._tracing = False
-
-    def before(self, step: int) -> None:
-        """A step is about to be launched."""
-        if self._folder is not None and step == self._steps.start:
-            jax.profiler.start_trace(self._folder)
-            self._tracing = True
-
-    def after(self, step: int, results: Any) -> None:
-        """A step was launched, and these arrays will come of it."""
-        if self._tracing and step == self._steps[-1]:
-            jax.block_until_ready(results)
-            self.close()
-
-    def close(self) -> None:
-        """Writes a trace under way, also one of fewer steps."""
-        if self._tracing:
-            self._tracing = False
-            jax.profiler.stop_trace()

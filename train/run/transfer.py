@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-import models
 from train.config.reading import read_run_config
 from train.config.run import MeshConfig, RunConfig, config_hash, to_dict
-from train.data import open_dataset
 from train.optimizers.build import build_optimizer
 from train.run.checkpoint_folders import damage, read_newest_whole, steps
 from train.run.checkpoints import check_step, run_checkpointer
@@ -37,7 +35,8 @@ from train.run.training_clock import NOTHING_SPENT
 from train.run.weights import About, load_weights, read_about, save_weights
 from train.step.sharding import make_mesh, replicated
 from train.step.state import TrainState, abstract_state
-from train.tasks.vocabulary import check_vocabulary
+from train.tasks import task_of
+from train.tasks.task import Params, Task
 
 
 def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bool = True) -> Path:
@@ -63,7 +62,7 @@ def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bo
     found = read_newest_whole(
         checkpoints,
         lambda each: step in (None, each),
-        lambda each: (each, _read_params(checkpoints / str(each), config.model)),
+        lambda each: (each, _read_params(checkpoints / str(each), task_of(config))),
     )
     if found is None:
         raise ValueError(_nothing_whole(checkpoints, step))
@@ -83,12 +82,12 @@ def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
     Raises:
       ValueError: If the folder holds a run that has begun, or the weights do not fit the model.
     """
-    dataset = open_dataset(config.data)
-    check_vocabulary(config, dataset)
-    state = _first_state(path, config)
+    task = task_of(config)
+    fingerprint = task.data().fingerprint
+    state = _first_state(path, config, task)
     with held(folder):
         claim(folder, config)
-        checkpointer = run_checkpointer(folder, config, dataset)
+        checkpointer = run_checkpointer(folder, config, fingerprint)
         try:
             if (folder / RECORDS).exists() or checkpointer.latest_step() is not None:
                 raise ValueError(
@@ -103,11 +102,12 @@ def import_weights(path: Path, config: RunConfig, folder: Path) -> None:
             checkpointer.close()
 
 
-def _first_state(path: Path, config: RunConfig) -> TrainState:
+def _first_state(path: Path, config: RunConfig, task: Task) -> TrainState:
     """The state before the first step, on one device: checkpoints restore onto any mesh."""
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    params = load_weights(path, config.model, abstract_state(config.model, optimizer, mesh).params)
+    target = abstract_state(task, optimizer, mesh).params
+    params = load_weights(path, to_dict(config.model), target)
     opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
@@ -124,9 +124,9 @@ def _nothing_whole(folder: Path, step: int | None) -> str:
     return f"{folder} holds no {which}: {'; '.join(damaged) or there}."
 
 
-def _read_params(checkpoint: Path, model: models.TransformerConfig) -> models.Params:
+def _read_params(checkpoint: Path, task: Task) -> Params:
     """The parameters alone, on the host; the optimizer's state is not read."""
-    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
     as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     handler = ocp.CompositeCheckpointHandler(
         params=ocp.PyTreeCheckpointHandler(), data=ocp.JsonCheckpointHandler()

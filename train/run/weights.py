@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-import models
 from train.host.disk import disk_explained
 from train.host.files import replacing, write_whole
 from train.host.typed_json import from_json, to_json
@@ -57,9 +56,7 @@ class About:
     schema: int = SCHEMA
 
 
-def save_weights(
-    folder: Path, params: models.Params, about: About, *, stacked: bool = True
-) -> Path:
+def save_weights(folder: Path, params: Any, about: About, *, stacked: bool = True) -> Path:
     """Writes both files; a crash leaves each whole, and no description of other tensors.
 
     Args:
@@ -88,12 +85,12 @@ def save_weights(
     return path
 
 
-def load_weights(path: Path, config: models.TransformerConfig, target: Any) -> models.Params:
+def load_weights(path: Path, model: Mapping[str, Any], target: Any) -> Any:
     """A file's parameters, every byte of which has been checked.
 
     Args:
       path: As `save_weights` wrote it.
-      config: The model's.
+      model: The configuration of its model, as `to_dict` gives it.
       target: Shapes, dtypes and shardings of its parameters.
 
     Raises:
@@ -104,7 +101,7 @@ def load_weights(path: Path, config: models.TransformerConfig, target: Any) -> m
     with _opened(path) as file:
         about = _about(path, file)
         for name in _SAME_FUNCTION:
-            ours, theirs = getattr(config, name), about.model.get(name)
+            ours, theirs = model.get(name), about.model.get(name)
             if ours != theirs:
                 shown = f"{theirs!r:.80}"
                 raise WeightsError(

@@ -14,9 +14,9 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh
 
 from models.sharding import constrain
-from train.data import Batch
+from train.tasks.task import Batch, Params
 
-SummedLoss = Callable[[Any, Batch], tuple[Array, Array]]
+SummedLoss = Callable[[Params, Batch], tuple[Array, Array]]
 """`(params, batch) -> (sum of the losses, sum of the weights)`."""
 
 
@@ -25,8 +25,8 @@ def mean_loss_and_gradient(
 ) -> tuple[Array, Any]:
     """The mean loss over a batch's weights and its gradient, as if all rows were seen at once.
 
-    Every micro-batch is divided by the weight of the whole batch. A mean of the micro-batches'
-    means would count the tokens of a half-empty one twice.
+    The micro-batches' losses and gradients are summed, and divided by the weight of the whole
+    batch: a mean of their means would count the tokens of a half-empty one twice.
 
     Args:
       summed_loss: The loss.
@@ -49,24 +49,20 @@ def mean_loss_and_gradient(
     """
     if micro_batches == 1:
 
-        def mean_loss(params: Any) -> Array:
+        def mean_loss(params: Params) -> Array:
             total, weight = summed_loss(params, batch)
             return total / weight
 
         return jax.value_and_grad(mean_loss)(params)
 
-    weight = batch.weights_BT.sum()
-
-    def share_of_mean(params: Any, micro_batch: Batch) -> Array:
-        return summed_loss(params, micro_batch)[0] / weight
-
     def add(sums: Any, micro_batch: Batch) -> tuple[Any, None]:
-        more = jax.value_and_grad(share_of_mean)(params, micro_batch)
+        more = jax.value_and_grad(summed_loss, has_aux=True)(params, micro_batch)
         return jax.tree.map(jnp.add, sums, more), None
 
-    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
     parts = jax.tree.map(lambda rows: _deal(rows, micro_batches), batch)
-    return jax.lax.scan(add, zeros, parts)[0]
+    (total, weight), gradient = jax.lax.scan(add, zeros, parts)[0]
+    return jax.tree.map(lambda summed: summed / weight, (total, gradient))
 
 
 def check_micro_batches(batch_size: int, micro_batches: int, mesh: Mesh | AbstractMesh) -> None:

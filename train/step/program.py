@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from train.config.run import RunConfig
-from train.data import Batch
 from train.host.allocator import keep_freed_memory
 from train.host.compiling import CompileTime
 from train.optimizers.build import Optimizer, build_optimizer
 from train.step.accumulation import check_micro_batches
 from train.step.sharding import batch_sharding, make_mesh, tracing_on
-from train.step.state import TrainState, abstract_state, init_state, state_bytes
+from train.step.state import TrainState, abstract_state, init_state, state_bytes_per_parameter
 from train.step.train_step import Metrics, make_eval_step, make_train_step
+from train.tasks.task import Batch, Params, Task
 
 
 @dataclass(frozen=True)
 class Program:
-    """Compiled for one model, batch shape, optimizer and mesh."""
+    """Compiled for one task, batch shape, optimizer and mesh."""
 
     config: RunConfig
+    task: Task
     mesh: Mesh
     optimizer: Optimizer
     target: TrainState
@@ -42,14 +42,14 @@ class Program:
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step."""
-        return init_state(self.config.model, self.optimizer.transformation, self.mesh, seed)
+        return init_state(self.task, self.optimizer.transformation, self.mesh, seed)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step; the old state is donated and must not be used again."""
         return self._train_step(state, self.place(batch))
 
-    def evaluate(self, params: Any, batches: Iterable[Batch]) -> float:
-        """Mean loss over the batches' weighted positions, in nats a token."""
+    def evaluate(self, params: Params, batches: Iterable[Batch]) -> float:
+        """Mean loss over the batches, by their weights, in the task's unit."""
         sums = [self._eval_step(params, self.place(batch)) for batch in batches]
         total, weight = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
         return float(total / weight)
@@ -64,26 +64,23 @@ class Program:
 
     def state_bytes_per_parameter(self) -> float:
         """Bytes of optimizer state for each parameter, over all devices."""
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.target.params))
-        return state_bytes(self.target.opt_state) / parameters
+        return state_bytes_per_parameter(self.target)
 
     def peak_bytes(self) -> int:
         """Device memory that the compiled train step needs: state, batch and temporaries."""
-        memory: Any = self._train_step.memory_analysis()
-        return (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-        )
+        return peak_bytes(self._train_step)
 
     def compiled_cost(self) -> dict[str, float]:
         """The compiler's own count of the step: `flops` and `bytes accessed`, where it has one."""
         return dict(self._train_step.cost_analysis() or {})
 
 
-def build_program(config: RunConfig) -> Program:
+def build_program(config: RunConfig, task: Task) -> Program:
     """Compiles the steps of a run, ahead of its first batch.
+
+    Args:
+      config: The run.
+      task: What it trains.
 
     Raises:
       ValueError: If the mesh does not fit the devices, the batch or the model.
@@ -92,30 +89,42 @@ def build_program(config: RunConfig) -> Program:
     mesh = make_mesh(config.mesh)
     check_micro_batches(config.batch_size, config.accumulate, mesh)
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
-    target = abstract_state(config.model, optimizer.transformation, mesh)
-    batch = abstract_batch(config, mesh)
+    target = abstract_state(task, optimizer.transformation, mesh)
+    batch = abstract_batch(task, mesh, config.batch_size)
     with CompileTime() as spent:
-        train_step = _compile_train_step(config, optimizer, mesh, target, batch)
-    evaluation = jax.jit(make_eval_step(config.model, loss_chunk=config.loss_chunk))
+        train_step = _compile_train_step(config, task, optimizer, mesh, target, batch)
     with tracing_on(mesh):
-        eval_step = evaluation.lower(target.params, batch).compile()
-    sharding = batch.inputs_BT.sharding
-    return Program(config, mesh, optimizer, target, spent.seconds, sharding, train_step, eval_step)
+        eval_step = jax.jit(make_eval_step(task)).lower(target.params, batch).compile()
+    return Program(
+        config,
+        task,
+        mesh,
+        optimizer,
+        target,
+        spent.seconds,
+        batch_sharding(mesh, config.batch_size),
+        train_step,
+        eval_step,
+    )
 
 
-def compile_ahead(config: RunConfig, mesh: Mesh) -> jax.stages.Compiled:
+def compile_ahead(config: RunConfig, task: Task, mesh: Mesh) -> jax.stages.Compiled:
     """Compiles a run's train step for a mesh whose devices need not be here."""
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps)
-    target = abstract_state(config.model, optimizer.transformation, mesh)
-    return _compile_train_step(config, optimizer, mesh, target, abstract_batch(config, mesh))
+    target = abstract_state(task, optimizer.transformation, mesh)
+    batch = abstract_batch(task, mesh, config.batch_size)
+    return _compile_train_step(config, task, optimizer, mesh, target, batch)
 
 
 def _compile_train_step(
-    config: RunConfig, optimizer: Optimizer, mesh: Mesh, target: TrainState, batch: Batch
+    config: RunConfig,
+    task: Task,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    target: TrainState,
+    batch: Batch,
 ) -> jax.stages.Compiled:
-    step = make_train_step(
-        config.model, optimizer, accumulate=config.accumulate, loss_chunk=config.loss_chunk
-    )
+    step = make_train_step(task, optimizer, accumulate=config.accumulate)
     shardings = (jax.tree.map(lambda leaf: leaf.sharding, target), None)
     with tracing_on(mesh):
         return (
@@ -123,15 +132,24 @@ def _compile_train_step(
         )
 
 
-def abstract_batch(config: RunConfig, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of a run's batches.
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Device memory that a compiled function needs: arguments, results and temporaries."""
+    memory: Any = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def abstract_batch(task: Task, mesh: Mesh, rows: int) -> Batch:
+    """Shapes, dtypes and shardings of a task's batches.
 
     Raises:
       ValueError: If the rows cannot be shared out evenly.
     """
-    sharding = batch_sharding(mesh, config.batch_size)
-    shape = (config.batch_size, config.context)
-    tokens_BT = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
-    weights_BT = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-    segment_ids_BT = tokens_BT if config.data.packing == "documents" else None
-    return Batch(tokens_BT, tokens_BT, weights_BT, segment_ids_BT)
+    sharding = batch_sharding(mesh, rows)
+    return jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), task.batch
+    )

@@ -166,12 +166,15 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
 
     Args:
       mesh: The mesh of `make_mesh`.
-      logical_axes: For each parameter a tuple with one dim name (or None) a dimension.
+      logical_axes: For each parameter a tuple with one dim name (or None) a dimension; None
+        replicates them all.
       shapes: Arrays or ShapeDtypeStructs of the same structure.
 
     Raises:
       ValueError: If a sharded dim is not a multiple of its axis's size.
     """
+    if logical_axes is None:
+        return jax.tree.map(lambda _: replicated(mesh), shapes)
     axes = jax.tree.map(
         lambda shape, names: tuple(RULES[name] if name else None for name in names),
         shapes,

@@ -12,8 +12,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-import models
 from train.step.sharding import parameter_shardings, replicated, state_shardings
+from train.tasks.task import Task
 
 
 class TrainState(NamedTuple):
@@ -22,17 +22,17 @@ class TrainState(NamedTuple):
     step: Array
     """Steps done, int32 scalar; also the position in the data."""
     params: Any
-    """Parameters, float32, layers stacked on a leading dim."""
+    """The task's parameters."""
     opt_state: Any
     """State of the Optax transformation."""
 
 
 def abstract_state(
-    config: models.TransformerConfig, transformation: optax.GradientTransformation, mesh: Mesh
+    task: Task, transformation: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating any of it."""
-    shapes = jax.eval_shape(lambda: _initial(config, transformation, jax.random.key(0)))
-    params = parameter_shardings(mesh, models.logical_axes(config), shapes.params)
+    shapes = jax.eval_shape(lambda: _initial(task, transformation, jax.random.key(0)))
+    params = parameter_shardings(mesh, task.logical_axes, shapes.params)
     opt_state = state_shardings(transformation, shapes.params, params)
     shardings = (replicated(mesh), params, opt_state)
     placed = jax.tree.map(
@@ -44,22 +44,19 @@ def abstract_state(
 
 
 def init_state(
-    config: models.TransformerConfig,
-    transformation: optax.GradientTransformation,
-    mesh: Mesh,
-    seed: int,
+    task: Task, transformation: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
     """The state before the first step; the same seed gives the same parameters on any mesh."""
-    return _initializer(config, transformation, mesh)(jax.random.key(seed))
+    return _initializer(task, transformation, mesh)(jax.random.key(seed))
 
 
 @functools.lru_cache(maxsize=32)  # Another seed, and another run of a program, compile nothing.
 def _initializer(
-    config: models.TransformerConfig, transformation: optax.GradientTransformation, mesh: Mesh
+    task: Task, transformation: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[[Array], TrainState]:
-    target = abstract_state(config, transformation, mesh)
+    target = abstract_state(task, transformation, mesh)
     return jax.jit(
-        lambda key: _initial(config, transformation, key),
+        lambda key: _initial(task, transformation, key),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target),
         # It runs once: the random numbers of every leaf would compile longer than the train step.
         compiler_options={"xla_backend_optimization_level": 1},
@@ -71,8 +68,12 @@ def state_bytes(opt_state: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(opt_state))
 
 
-def _initial(
-    config: models.TransformerConfig, transformation: optax.GradientTransformation, key: Array
-) -> TrainState:
-    params = models.init(config, key)
+def state_bytes_per_parameter(target: TrainState) -> float:
+    """Bytes of optimizer state for each parameter, over all devices."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(target.params))
+    return state_bytes(target.opt_state) / parameters
+
+
+def _initial(task: Task, transformation: optax.GradientTransformation, key: Array) -> TrainState:
+    params = task.init(key)
     return TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))

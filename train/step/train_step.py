@@ -10,40 +10,33 @@ import optax
 from jax import Array
 from jax.sharding import PartitionSpec
 
-import models
 import optax_strat
 from models.sharding import automatic
-from train.data import Batch
 from train.optimizers.build import Optimizer
 from train.step.accumulation import mean_loss_and_gradient
 from train.step.auto_sharding import specs
 from train.step.state import TrainState
-from train.tasks.loss import batch_loss
+from train.tasks.task import Batch, Params, Task
 
 Metrics = dict[str, Any]
 
 
 def make_train_step(
-    config: models.TransformerConfig,
-    optimizer: Optimizer,
-    *,
-    accumulate: int = 1,
-    loss_chunk: int | None = None,
+    task: Task, optimizer: Optimizer, *, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One step of optimization: `(state, batch) -> (state, metrics)`, metrics on the device.
 
     Args:
-      config: The model.
+      task: Whose loss is minimized.
       optimizer: What turns gradients into updates.
       accumulate: Micro-batches that the batch is computed in, see `train.step.accumulation`.
-      loss_chunk: As for `train.tasks.loss.batch_loss`.
     """
 
-    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
-        return batch_loss(config, params, batch, loss_chunk)
+    def loss_and_gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
+        return mean_loss_and_gradient(task.loss, params, batch, accumulate)
 
-    def loss_and_gradient(params: Any, batch: Batch) -> tuple[Array, Any]:
-        return mean_loss_and_gradient(summed_loss, params, batch, accumulate)
+    def norms(tree: Params) -> dict[str, Array]:
+        return optax_strat.norms_by_layer_type(tree, layers=task.layers)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient_like_params = (PartitionSpec(), specs(state.params))
@@ -57,9 +50,9 @@ def make_train_step(
             # Of the update that was made, or would have been; a skipped step has used up none.
             "learning_rate": optimizer.schedule(state.step - skipped_before),
             "grad_norm": optax.tree.norm(grads),
-            "grad_norms": optax_strat.norms_by_layer_type(grads),
-            "update_norms": optax_strat.norms_by_layer_type(updates),
-            "param_norms": optax_strat.norms_by_layer_type(params),
+            "grad_norms": norms(grads),
+            "update_norms": norms(updates),
+            "param_norms": norms(params),
             "skipped": skipped,
             "consecutive_skips": consecutive_skips,
         }
@@ -68,16 +61,11 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    config: models.TransformerConfig, *, loss_chunk: int | None = None
-) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """Sum of the losses of a batch and its weight: `(params, batch) -> (nats, tokens)`."""
+def make_eval_step(task: Task) -> Callable[[Params, Batch], tuple[Array, Array]]:
+    """`(params, batch) -> (sum of the losses, sum of the weights)`."""
 
-    def summed_loss(params: Any, batch: Batch) -> tuple[Array, Array]:
-        return batch_loss(config, params, batch, loss_chunk)
-
-    def eval_step(params: Any, batch: Batch) -> tuple[Array, Array]:
-        return automatic(summed_loss, (PartitionSpec(), PartitionSpec()))(params, batch)
+    def eval_step(params: Params, batch: Batch) -> tuple[Array, Array]:
+        return automatic(task.loss, (PartitionSpec(), PartitionSpec()))(params, batch)
 
     return eval_step
 

@@ -8,8 +8,9 @@ import pytest
 from tests.support import tiny
 from train.config import named
 from train.config.run import Contestant, ScheduleConfig, config_hash, first_difference, to_dict
+from train.inspection.budget import budget, refuse_unless_accepted
 from train.optimizers.settings import Aardvark, AdamW
-from train.step.accelerators import budget, refuse_unless_accepted
+from train.tasks import task_of
 
 
 @pytest.mark.parametrize(
@@ -65,16 +66,18 @@ def test_every_named_run_builds_and_says_what_to_expect(name):
 
 def test_the_papers_literal_run_is_hundreds_of_gpu_hours_and_must_be_accepted():
     literal = named.paper_literal()
-    cost = budget(literal)
+    task = task_of(literal)
+    cost = budget(task, literal.steps)
     assert cost.tokens == 100_000 * 1024 * 4096
     assert 300 < cost.a100_hours < 600  # Table 1 prints 19.8
     with pytest.raises(ValueError, match=r"419\.4 billion tokens.*--accept-cost"):
-        refuse_unless_accepted(literal, accepted=False)
-    refuse_unless_accepted(literal, accepted=True)
+        refuse_unless_accepted(task, literal.steps, accepted=False)
+    refuse_unless_accepted(task, literal.steps, accepted=True)
 
 
 def test_the_consistent_reading_is_twenty_tokens_a_parameter():
-    tokens = budget(named.paper_consistent()).tokens
+    config = named.paper_consistent()
+    tokens = budget(task_of(config), config.steps).tokens
     assert 19 < tokens / 134e6 < 21
 
 

@@ -6,6 +6,7 @@ Each through `train`'s own table of optimizers and train step, on a small model 
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import chex
 import jax
@@ -22,9 +23,11 @@ from train.optimizers.build import build_optimizer
 from train.optimizers.settings import AdamW, AdEMAMix, Lion
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
+from train.tasks import task_of
 
 RATE, STEPS = 1e-2, 5
 MODEL = dataclasses.replace(tiny.MODEL, layers=1)
+TASK = task_of(tiny.run_config(Path("no data"), model=MODEL))
 SCHEDULE = ScheduleConfig(warmup_steps=2)
 ADAMW = AdamW(learning_rate=RATE, clip=None)
 
@@ -33,7 +36,7 @@ ADAMW = AdamW(learning_rate=RATE, clip=None)
 def trained(optimizer):
     """The losses and the parameters of a few steps, with those before the first."""
     built = build_optimizer(optimizer, SCHEDULE, STEPS)
-    step = jax.jit(make_train_step(MODEL, built))
+    step = jax.jit(make_train_step(TASK, built))
     params = initial_params()
     state = TrainState(jnp.zeros((), jnp.int32), params, built.transformation.init(params))
     seen = [(float("nan"), params)]

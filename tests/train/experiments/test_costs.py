@@ -27,6 +27,7 @@ from train.report.comparison import load
 from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.step.program import build_program
+from train.tasks import task_of
 
 TABLES = (costs_table, counts_table, mesh_table, reasons_table)
 
@@ -64,7 +65,7 @@ def config(**changes):
 @functools.cache
 def measured():
     """The same program under two names."""
-    program = build_program(config())
+    program = build_program(config(), task_of(config()))
     tokens = np.zeros((program.config.batch_size, program.config.context), np.int32)
     contestants = [Contestant(program.config.optimizer, title) for title in ("Lion", "Lion, twin")]
     return measure_costs(

@@ -32,7 +32,7 @@ from train.optimizers.settings import AdamW, Lion, StratOpt
 from train.records.lines import FinalRecord, RunRecord, read_records
 from train.report.tuning.report import tuning_report
 from train.run.folder import check_owner, finished
-from train.run.nonfinite_run import StuckError
+from train.run.train import StuckError
 
 OPTIMIZERS = (AdamW(), Lion())
 NAMES = {f"{name}/{number}" for name in ("adamw", "lion") for number in range(3)}

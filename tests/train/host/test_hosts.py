@@ -19,7 +19,7 @@ from train.config.run import MeshConfig, ScheduleConfig
 from train.data import DataConfig
 from train.host.distributed import refuse_several_processes
 from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
-from train.run import loop
+from train.run.train import train
 
 FLAGS = shlex.split(
     "--steps 12 --batch-size 8 --context 16 --log-every 2 --eval-every 4 --eval-batches 2 "
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(folder):
     """The run of one process with eight devices."""
-    loop.train(config_of(folder), folder / "alone")
+    train(config_of(folder), folder / "alone")
     return folder / "alone"
 
 
@@ -141,7 +141,7 @@ def test_the_first_process_alone_writes_and_speaks(together):
 def test_one_process_goes_on_where_two_stopped(folder, alone, together, tmp_path):
     rest = forget_the_end(together[0], tmp_path / "rest")
     steps = []
-    loop.train(config_of(folder), rest, on_progress=lambda progress: steps.append(progress.step))
+    train(config_of(folder), rest, on_progress=lambda progress: steps.append(progress.step))
     assert steps[0] == 9
     np.testing.assert_allclose(losses_of(rest), losses_of(alone), rtol=1e-5)
 
@@ -159,7 +159,7 @@ def test_two_processes_go_on_where_one_stopped(folder, alone, tmp_path):
 def test_processes_whose_devices_share_every_row_both_read_it(folder, tmp_path):
     config = config_of(folder)
     heads = dataclasses.replace(config, model=dataclasses.replace(config.model, heads=8))
-    loop.train(heads, tmp_path / "alone")
+    train(heads, tmp_path / "alone")
     processes = start_two(
         folder, "--model.heads", "8", "--mesh.fsdp", "1", "--mesh.tensor", "8",
         "--out", str(tmp_path / "together"),

@@ -16,6 +16,7 @@ from train.optimizers.build import build_optimizer
 from train.step.program import build_program
 from train.step.sharding import make_mesh
 from train.step.state import init_state
+from train.tasks import task_of
 
 NODE = MeshConfig(fsdp=8)
 
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_told_with_a_setting_that_does():
 def test_state_on_a_device_is_what_the_run_puts_there(tmp_path):
     config = tiny.run_config(tmp_path, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     optimizer = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
-    state = init_state(config.model, optimizer, make_mesh(config.mesh), seed=0)
+    state = init_state(task_of(config), optimizer, make_mesh(config.mesh), seed=0)
     plan, (first, *_) = make_plan(config), jax.devices()
 
     def bytes_on_the_first(tree):
@@ -88,7 +89,7 @@ def test_state_on_a_device_is_what_the_run_puts_there(tmp_path):
 
 def test_activations_are_estimated_within_a_factor_of_two_of_the_compilers_count(tmp_path):
     config = tiny.run_config(tmp_path, batch_size=64, mesh=MeshConfig(data=8))
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(program.target.params))
     counted = program._train_step.memory_analysis().temp_size_in_bytes - gradients
     assert 0.5 < estimate_activations(config, "cpu") / counted < 2

@@ -16,10 +16,12 @@ from train.data import open_dataset
 from train.inspection.replay import replay
 from train.optimizers.settings import Aardvark
 from train.records.lines import StepRecord, read_records
-from train.run.loop import train
+from train.run.train import train
 from train.run.transfer import import_weights
 from train.run.weights import save_weights
 from train.step.program import build_program
+from train.tasks import task_of
+from train.tasks.language_model import language_model
 
 pytestmark = pytest.mark.faults
 
@@ -33,7 +35,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(config):
-    return build_program(config)
+    return build_program(config, task_of(config))
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +129,9 @@ def test_a_run_that_has_not_come_so_far_is_stepped_on(folder, program, tmp_path)
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_is_met_again(config, program, tmp_path, monkeypatch):
     data = PoisonedData(open_dataset(config.data), {5: (3, np.nan)})
-    train(config, tmp_path, program=program, dataset=data)
-    monkeypatch.setattr("train.inspection.replay.open_dataset", lambda config: data)
-    found = replay(tmp_path, 5, program=program)
+    task = language_model(config, data)
+    train(config, tmp_path, program=program, task=task)
+    found = replay(tmp_path, 5, program=dataclasses.replace(program, task=task))
     assert np.isnan([found.loss, found.recorded_loss, found.rows[0].loss]).all()
     assert np.isfinite([row.loss for row in found.rows[1:]]).all()
     assert (found.skipped, found.is_exact) == (True, True)

@@ -21,12 +21,13 @@ from tests.support import tiny
 from tests.support.disks import ROOT
 from tests.support.runs import arrays_in, numbers_in
 from train.host.digests import SUMS, seal
-from train.run import loop
 from train.run.checkpoint_folders import newest_whole, read_newest_whole, steps
 from train.run.checkpoints import Checkpointer, CheckpointError
+from train.run.train import train
 from train.run.training_clock import NOTHING_SPENT
 from train.step.program import build_program
 from train.step.state import TrainState
+from train.tasks import task_of
 
 pytestmark = pytest.mark.faults
 
@@ -414,16 +415,14 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_in_the_same_bits(tmp_path
             raise ZeroDivisionError
 
     config = tiny.run_config(tmp_path / "cache")
-    program = build_program(config)
-    loop.train(config, tmp_path / "undisturbed", program=program)
+    program = build_program(config, task_of(config))
+    train(config, tmp_path / "undisturbed", program=program)
     run = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):
-        loop.train(config, run, program=program, on_progress=crash)
+        train(config, run, program=program, on_progress=crash)
     flip(next((run / "checkpoints" / "8").glob("params/ocdbt.process_0/d/*")))
     made = []
-    loop.train(
-        config, run, program=program, on_progress=lambda progress: made.append(progress.step)
-    )
+    train(config, run, program=program, on_progress=lambda progress: made.append(progress.step))
     assert "checkpoint 8 is damaged" in caplog.text
     assert made == [5, 6, 7, 8, 9, 10, 11, 12]
     assert numbers_in(run) == numbers_in(tmp_path / "undisturbed")

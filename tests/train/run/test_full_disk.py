@@ -78,12 +78,12 @@ print(list(Path(sys.argv[1]).iterdir()))
 TRAIN = """
 import sys
 from pathlib import Path
-from tests import tiny
-from train.run import loop
+from tests.support import tiny
+from train.run.train import train
 
-loop.build_program = None  # It is not come to.
+sys.modules["train.run.train"].build_program = None  # It is not come to.
 try:
-    loop.train(tiny.run_config(Path(sys.argv[1])), Path(sys.argv[2]))
+    train(tiny.run_config(Path(sys.argv[1])), Path(sys.argv[2]))
 except ValueError as error:
     print(error)
 """
@@ -95,14 +95,14 @@ import sys
 import time
 from pathlib import Path
 import chex
-from tests import tiny
+from tests.support import tiny
 from tests.support.runs import arrays_in, numbers_in
-from train.run import loop
+from train.run.train import train
 from train.host.disk import DiskError
 
 cache, run, undisturbed = map(Path, sys.argv[1:])
 config = tiny.run_config(cache, checkpoint_every=2)
-loop.train(config, undisturbed)
+train(config, undisturbed)
 
 def remount(options):
     while subprocess.call(["mount", "-o", f"remount,{options}", run / "checkpoints"]):
@@ -115,12 +115,12 @@ def fail(progress):
         remount("ro")
 
 try:
-    loop.train(config, run, on_progress=fail)
+    train(config, run, on_progress=fail)
 except DiskError as error:
     print(error)
 print([path.name for path in (run / "checkpoints").iterdir()])
 remount("rw")
-loop.train(config, run)
+train(config, run)
 assert numbers_in(run) == numbers_in(undisturbed)
 chex.assert_trees_all_equal(arrays_in(run, config.steps), arrays_in(undisturbed, config.steps))
 """

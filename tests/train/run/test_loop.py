@@ -23,12 +23,12 @@ from train.host.signals import Interrupted
 from train.inspection.out_of_memory import OutOfMemoryError, explain_out_of_memory, memory_explained
 from train.optimizers.settings import Aardvark
 from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
-from train.run import loop
 from train.run.checkpoints import Checkpointer, CheckpointError
 from train.run.folder import held
-from train.run.nonfinite_run import StuckError
+from train.run.train import StuckError, train
 from train.step.accelerators import ACCELERATORS
 from train.step.program import build_program
+from train.tasks import task_of
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +38,13 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def program(config):
-    return build_program(config)
+    return build_program(config, task_of(config))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(config, program, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    loop.train(config, folder, program=program)
+    train(config, folder, program=program)
     return folder
 
 
@@ -99,7 +99,7 @@ def test_it_learns_and_says_so(undisturbed):
 def test_a_finished_run_is_not_run_again(undisturbed, config):
     before = (undisturbed / "records.jsonl").read_bytes()
     forbidden = object()  # would fail if the loop touched it
-    again = loop.train(config, undisturbed, program=forbidden, dataset=forbidden)
+    again = train(config, undisturbed, program=forbidden, task=forbidden)
     assert isinstance(again, FinalRecord)
     assert (undisturbed / "records.jsonl").read_bytes() == before
 
@@ -113,8 +113,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="SIGINT"):
-        loop.train(config, tmp_path, program=program, on_progress=interrupt)
-    loop.train(config, tmp_path, program=program)
+        train(config, tmp_path, program=program, on_progress=interrupt)
+    train(config, tmp_path, program=program)
     chex.assert_trees_all_equal(
         state_in(tmp_path, config, program), state_in(undisturbed, config, program)
     )
@@ -131,9 +131,9 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        loop.train(config, tmp_path, program=program, on_progress=crash)
+        train(config, tmp_path, program=program, on_progress=crash)
     steps = []
-    loop.train(config, tmp_path, program=program, on_progress=lambda p: steps.append(p.step))
+    train(config, tmp_path, program=program, on_progress=lambda p: steps.append(p.step))
     assert steps[0] == 5
     assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
         read_records(undisturbed / "records.jsonl")
@@ -162,11 +162,11 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(
     with monkeypatch.context() as patch:
         patch.setattr(type(program), "evaluate", signal_comes)
         with pytest.raises(Interrupted, match=f"after step {step};" if step else "is kept"):
-            loop.train(config, tmp_path, program=program)
+            train(config, tmp_path, program=program)
         patch.setattr(type(program), "evaluate", crash)
         with pytest.raises(ZeroDivisionError):
-            loop.train(config, tmp_path, program=program)
-    final = loop.train(config, tmp_path, program=program)
+            train(config, tmp_path, program=program)
+    final = train(config, tmp_path, program=program)
     assert not final.diverged
     chex.assert_trees_all_equal(
         state_in(tmp_path, config, program), state_in(undisturbed, config, program)
@@ -184,13 +184,13 @@ def test_a_signal_to_a_run_that_gets_stuck_is_not_lost(config, program, tmp_path
             os.kill(os.getpid(), signal.SIGINT)
 
     def never_finite(self, step):
-        raise self._stuck(step, "the parameters are no longer finite")
+        self._end(0, step, "the parameters are no longer finite")
 
-    monkeypatch.setattr(loop._Run, "_check_parameters", never_finite)
+    monkeypatch.setattr("train.run.loop.Loop._end_broken", never_finite)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # None in the background.
     try:
         with pytest.raises(KeyboardInterrupt):
-            loop.train(config, tmp_path, program=program, on_progress=signal_comes)
+            train(config, tmp_path, program=program, on_progress=signal_comes)
     finally:
         signal.signal(signal.SIGINT, before)
     assert isinstance(read_records(tmp_path / "records.jsonl")[-1], FinalRecord)
@@ -200,8 +200,8 @@ def test_a_killed_process_goes_on_to_the_same_bits(config, program, undisturbed,
     script = f"""
 import os, signal
 from pathlib import Path
-from tests import tiny
-from train.run.loop import train
+from tests.support import tiny
+from train.run.train import train
 from train.optimizers.settings import Aardvark
 
 def die(progress):
@@ -215,7 +215,7 @@ train(config, Path({str(tmp_path)!r}), on_progress=die)
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert (tmp_path / "records.jsonl").exists()
-    loop.train(config, tmp_path, program=program)
+    train(config, tmp_path, program=program)
     chex.assert_trees_all_equal(
         state_in(tmp_path, config, program), state_in(undisturbed, config, program)
     )
@@ -228,7 +228,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(config, undistu
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     other = tiny.run_config(tmp_path, optimizer=Aardvark(learning_rate=0.5))
     with pytest.raises(ValueError, match=r"holds another configuration .*choose another --out"):
-        loop.train(other, undisturbed)
+        train(other, undisturbed)
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
@@ -256,32 +256,32 @@ def test_a_checkpoint_of_another_dtype_is_refused_and_not_cast(config, program, 
 
 def test_a_second_writer_of_a_folder_is_refused_and_the_first_goes_on(config, program, tmp_path):
     with held(tmp_path / "run"), pytest.raises(ValueError, match="another process is writing"):
-        loop.train(config, tmp_path / "run", program=program)
+        train(config, tmp_path / "run", program=program)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_trackers_stand_beside_the_records(config, program, tmp_path):
-    loop.train(config, tmp_path / "run", program=program, track=("tensorboard",))
+    train(config, tmp_path / "run", program=program, track=("tensorboard",))
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
 def test_a_vocabulary_that_is_too_small_is_refused_before_anything_is_written(config, tmp_path):
     small = tiny.run_config(tmp_path, model=tiny.dataclasses.replace(tiny.MODEL, vocab_size=7))
     with pytest.raises(ValueError, match=r"model.vocab_size=7 is smaller .*--model.vocab-size"):
-        loop.train(small, tmp_path / "run")
+        train(small, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_are_recorded(config, tmp_path, monkeypatch):
     stuck = tiny.run_config(tmp_path, max_consecutive_skips=3)
-    program = build_program(stuck)
+    program = build_program(stuck, task_of(stuck))
     monkeypatch.setattr(
         type(program), "place",
         lambda self, batch: batch._replace(weights_BT=np.full((8, 16), np.nan, np.float32)),
     )  # fmt: skip
     monkeypatch.setattr(type(program), "evaluate", lambda *_: 5.6)
     with pytest.raises(StuckError, match="3 steps in a row were not finite"):
-        loop.train(stuck, tmp_path / "run", program=program)
+        train(stuck, tmp_path / "run", program=program)
     final = read_records(tmp_path / "run" / "records.jsonl")[-1]
     assert isinstance(final, FinalRecord)
     assert final.diverged
@@ -302,9 +302,12 @@ def test_a_step_without_memory_ends_in_a_sentence_and_the_run_goes_on_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(program), "train_step", step)
-        with pytest.raises(OutOfMemoryError, match=r"memory ran out \(Out of memory allocating 12"):
-            loop.train(config, tmp_path, program=program)
-    loop.train(config, tmp_path, program=program)
+        error = pytest.raises(
+            OutOfMemoryError, match=r"memory ran out \(Out of memory allocating 12"
+        )
+        with error, memory_explained(config):
+            train(config, tmp_path, program=program)
+    train(config, tmp_path, program=program)
     assert without_clocks(read_records(tmp_path / "records.jsonl")) == without_clocks(
         read_records(undisturbed / "records.jsonl")
     )
@@ -313,10 +316,10 @@ def test_a_step_without_memory_ends_in_a_sentence_and_the_run_goes_on_later(
 def test_a_program_that_does_not_fit_ends_with_status_2_before_anything_is_written(
     tmp_path, monkeypatch, capsys
 ):
-    def build(config):
+    def build(config, task):
         raise EXHAUSTED
 
-    monkeypatch.setattr(loop, "build_program", build)
+    monkeypatch.setattr("train.run.train.build_program", build)
     monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:

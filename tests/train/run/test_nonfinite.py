@@ -28,11 +28,12 @@ from train.optimizers.build import build_optimizer
 from train.optimizers.settings import Aardvark, AdamW, StratOpt
 from train.records.lines import EvalRecord, FinalRecord, SpikeRecord, StepRecord, read_records
 from train.run.checkpoints import Checkpointer
-from train.run.loop import train
-from train.run.nonfinite_run import StuckError
+from train.run.train import StuckError, train
 from train.step.program import build_program
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
+from train.tasks import task_of
+from train.tasks.language_model import language_model
 from train.tasks.loss import batch_loss
 
 pytestmark = pytest.mark.faults
@@ -105,14 +106,14 @@ def test_one_bad_entry_of_any_leaf_stops_the_step_of_all_of_them(optimizer, cach
     built = build_optimizer(config.optimizer, config.schedule, config.steps)
     params = tiny.params()
     state = TrainState(jnp.zeros((), jnp.int32), params, built.transformation.init(params))
-    check_no_poison_moves_anything(config, jax.jit(make_train_step(config.model, built)), state)
+    check_no_poison_moves_anything(config, jax.jit(make_train_step(task_of(config), built)), state)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=tiny.optimizer_name)
 def test_one_bad_shard_stops_the_step_on_all_devices(optimizer, cache, spoiled):
     config = tiny.run_config(cache, optimizer=optimizer, mesh=SHARDED)
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     check_no_poison_moves_anything(config, program.train_step, program.init(seed=0))
 
 
@@ -132,7 +133,7 @@ def checkpointed(folder, config, program, step):
 def check_a_run_passes_over_poisoned_batches(config, program, poisons, folder):
     """That its state is that of a run made by hand, to which the other batches were given."""
     data = PoisonedData(open_dataset(config.data), poisons)
-    final = train(config, folder, program=program, dataset=data)
+    final = train(config, folder, program=program, task=language_model(config, data))
     by_hand = program.init(config.seed)
     for number, batch in enumerate(itertools.islice(batches_of(config), config.steps), 1):
         if number not in poisons:
@@ -173,7 +174,7 @@ def test_any_poisons_in_any_steps_of_any_optimizer_are_passed_over(
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
     config = tiny.run_config(cache, optimizer=optimizer, mesh=SHARDED)
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     for number in range(5):
         steps = rng.choice(np.arange(1, 13), size=rng.integers(1, 7), replace=False).tolist()
         poisons = {step: POISONS[rng.integers(len(POISONS))] for step in steps}
@@ -189,7 +190,7 @@ def test_a_stuck_run_ends_with_status_1_each_time_and_its_checkpoint_is_good(
     data = PoisonedData(open_dataset(config.data), dict.fromkeys(range(6, 13), ("all", np.nan)))
 
     def run_command(arguments):
-        train(config, tmp_path / "run", program=program, dataset=data)
+        train(config, tmp_path / "run", program=program, task=language_model(config, data))
 
     monkeypatch.setitem(main.__dict__, "COMMANDS", {"run": run_command})
     monkeypatch.setenv("COLUMNS", "1000")
@@ -223,10 +224,10 @@ def test_no_checkpoint_holds_a_parameter_that_is_not_finite_even_without_a_guard
 ):
     optimizer = Aardvark(learning_rate=1e-2, nonfinite=None)
     config = tiny.run_config(cache, mesh=SHARDED, optimizer=optimizer, log_every=5)
-    program = build_program(config)
+    program = build_program(config, task_of(config))
     data = PoisonedData(open_dataset(config.data), {6: (0, np.nan)})
     with pytest.raises(StuckError, match=r"step 8: the .*embedding.* parameters are no longer"):
-        train(config, tmp_path, program=program, dataset=data)
+        train(config, tmp_path, program=program, task=language_model(config, data))
     good = checkpointed(tmp_path, config, program, 4)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(good.params)))
     assert records_of(tmp_path, FinalRecord)[0].diverged
@@ -273,7 +274,9 @@ def test_an_overflow_in_float16_is_passed_over_like_any_other(optimizer, cache):
         params["embed"]["embedding"]
     )  # 65504 is the most.
     state = TrainState(jnp.zeros((), jnp.int32), params, built.transformation.init(params))
-    after, metrics = jax.jit(make_train_step(model, built))(state, next(batches_of(config)))
+    after, metrics = jax.jit(make_train_step(task_of(config), built))(
+        state, next(batches_of(config))
+    )
     assert not math.isfinite(metrics["grad_norm"])
     assert as_bits((after.params, guarded(after.opt_state))) == as_bits(
         (state.params, guarded(state.opt_state))

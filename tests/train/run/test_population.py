@@ -20,10 +20,8 @@ from train.host.signals import Interrupted
 from train.optimizers.build import build_optimizer
 from train.optimizers.settings import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
 from train.records.lines import EvalRecord, StepRecord, read_records
-from train.run import loop
 from train.run.checkpoints import Checkpointer, CheckpointError
 from train.run.folder import finished, held
-from train.run.nonfinite_run import StuckError
 from train.run.population import build_population, populations, train_population
 from train.run.population.members import (
     check_together,
@@ -31,8 +29,10 @@ from train.run.population.members import (
     free_numbers,
     settings,
 )
+from train.run.train import StuckError, train
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
+from train.tasks import task_of
 
 VARIED = {
     AdamW: [{"b1": 0.8, "weight_decay": 0.0}, {"learning_rate": 2e-3, "b2": 0.95, "eps": 1e-6}],
@@ -73,7 +73,7 @@ def initial_state(config, transformation):
 
 def check_member_is_a_run_of_its_own(kind, cache, side_by_side, compared, steps=6):
     configs = nine_members(kind, cache)
-    program = build_population(configs, side_by_side=side_by_side)
+    program = build_population(configs, task_of(configs[0]), side_by_side=side_by_side)
     assert program.mesh.size == 3
     dataset = open_dataset(configs[0].data)
     batches = {
@@ -88,7 +88,7 @@ def check_member_is_a_run_of_its_own(kind, cache, side_by_side, compared, steps=
         config = configs[member]
         built = build_optimizer(config.optimizer, config.schedule, config.steps)
         alone = initial_state(config, built.transformation)
-        take_step = jax.jit(make_train_step(config.model, built))
+        take_step = jax.jit(make_train_step(task_of(config), built))
         for step in range(steps):
             alone, metrics = take_step(alone, batches[config.seed][step])
             np.testing.assert_allclose(losses[step][member], metrics["loss"], rtol=1e-5)
@@ -122,7 +122,7 @@ def configs(cache):
 
 @pytest.fixture(scope="module")
 def program(configs):
-    return build_population(configs)
+    return build_population(configs, task_of(configs[0]))
 
 
 def folders_in(out):
@@ -162,7 +162,7 @@ def check_lines_agree(ours, theirs):
 
 
 def test_a_member_leaves_the_folder_of_a_run_of_its_own(undisturbed, configs, tmp_path):
-    final = loop.train(configs[1], tmp_path)
+    final = train(configs[1], tmp_path)
     folder = folders_in(undisturbed)[1]
     assert (folder / "config.json").read_bytes() == (tmp_path / "config.json").read_bytes()
     check_lines_agree(lines_of(folder), lines_of(tmp_path))
@@ -192,7 +192,7 @@ def test_a_diverging_member_ends_and_the_others_go_on(undisturbed, configs):
 @pytest.mark.slow
 def test_a_diverging_member_leaves_what_it_would_leave_alone(undisturbed, configs, tmp_path):
     with pytest.raises(StuckError, match="3 steps in a row were not finite"):
-        loop.train(configs[DIVERGING], tmp_path)
+        train(configs[DIVERGING], tmp_path)
     check_lines_agree(lines_of(folders_in(undisturbed)[DIVERGING]), lines_of(tmp_path))
 
 
@@ -205,7 +205,7 @@ def test_a_member_that_no_guard_keeps_finite_leaves_what_it_would_leave_alone(ca
     finals = train_population(configs, folders, checkpoints=tmp_path / "checkpoints")
     assert [(final.step, final.diverged) for final in finals] == [(4, True), (12, False)]
     with pytest.raises(StuckError, match="parameters are no longer finite"):
-        loop.train(configs[0], tmp_path / "alone")
+        train(configs[0], tmp_path / "alone")
     check_lines_agree(lines_of(folders[0]), lines_of(tmp_path / "alone"))
 
 
@@ -275,7 +275,7 @@ def test_a_crash_in_the_first_evaluation_loses_none_of_it(
 def test_finished_members_are_not_run_again(undisturbed, configs):
     before = [(f / "records.jsonl").read_bytes() for f in folders_in(undisturbed)]
     forbidden = object()  # would fail if the loop touched it
-    finals = train_in(undisturbed, configs, forbidden, dataset=forbidden)
+    finals = train_in(undisturbed, configs, forbidden, task=forbidden)
     assert [final.diverged for final in finals] == [False, False, False, True]
     assert [(f / "records.jsonl").read_bytes() for f in folders_in(undisturbed)] == before
 
@@ -322,7 +322,7 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused(configs, progra
 def test_members_must_be_of_one_kind(cache):
     mixed = [tiny.run_config(cache, optimizer=kind) for kind in (AdamW(), Lion())]
     with pytest.raises(ValueError, match=r"cannot train together \(optimizer: AdamW .* Lion there"):
-        build_population(mixed)
+        build_population(mixed, tiny.TASK)
 
 
 @pytest.mark.parametrize(
@@ -336,20 +336,20 @@ def test_members_must_be_of_one_kind(cache):
 def test_what_decides_the_program_must_agree(changes, difference, cache):
     first = tiny.run_config(cache, optimizer=AdamW(clip=2.0))
     with pytest.raises(ValueError, match=difference):
-        build_population([first, dataclasses.replace(first, **changes)])
+        build_population([first, dataclasses.replace(first, **changes)], tiny.TASK)
 
 
 def test_a_number_out_of_its_range_is_refused_though_the_program_would_take_it(cache):
     first = tiny.run_config(cache, optimizer=StratOpt())
     wrong = dataclasses.replace(first, optimizer=StratOpt(b2=1.5))
     with pytest.raises(ValueError, match=r"b2 must lie in \[0, 1\), but it is 1.5"):
-        build_population([first, wrong])
+        build_population([first, wrong], tiny.TASK)
 
 
 def test_a_mesh_that_splits_a_run_is_refused(cache):
     split = tiny.run_config(cache, mesh=MeshConfig(fsdp=8))
     with pytest.raises(ValueError, match=r"fsdp=8 .* on one device whole"):
-        build_population([split])
+        build_population([split], tiny.TASK)
 
 
 def test_two_members_cannot_share_a_folder(configs, tmp_path):
@@ -359,7 +359,7 @@ def test_two_members_cannot_share_a_folder(configs, tmp_path):
 
 def test_an_empty_population_is_refused():
     with pytest.raises(ValueError, match="has no members"):
-        build_population([])
+        build_population([], tiny.TASK)
 
 
 def test_runs_are_dealt_out_to_those_that_they_can_train_with(cache):

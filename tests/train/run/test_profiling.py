@@ -6,8 +6,9 @@ import pytest
 
 import models
 from tests.support import tiny
-from train.run import loop
-from train.run.training_clock import Profiler, Spent, speed_of
+from train.run.profiler import Profiler
+from train.run.train import train
+from train.run.training_clock import Spent, speed_of
 
 
 def test_a_run_with_profile_leaves_a_trace_in_its_folder_and_records_its_rate(tmp_path):
@@ -15,7 +16,7 @@ def test_a_run_with_profile_leaves_a_trace_in_its_folder_and_records_its_rate(tm
     config = dataclasses.replace(
         config, schedule=dataclasses.replace(config.schedule, warmup_steps=1)
     )
-    final = loop.train(config, tmp_path / "run", profile=True)
+    final = train(config, tmp_path / "run", profile=True)
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000
@@ -50,14 +51,13 @@ def test_without_a_folder_nothing_is_traced(monkeypatch):
 
 
 def test_utilization_counts_exact_causal_flops_over_the_peak_of_all_devices(tmp_path):
-    config = tiny.run_config(tmp_path)
-    speed = speed_of(config, 1000, Spent(2.0, 8.0), "NVIDIA H100 80GB HBM3")
+    speed = speed_of(tiny.TASK, 1000, Spent(2.0, 8.0), "NVIDIA H100 80GB HBM3")
     assert speed.tokens_per_second == 500
     assert speed.mfu == 1000 * models.flops_per_token(tiny.MODEL, 16) / (8.0 * 989e12)
-    assert "989 TFLOP/s a device, 6 (N - untied input embedding) + 6 L d T" in str(speed)
+    assert "989 TFLOP/s a device" in str(speed)
 
 
 def test_without_a_known_peak_the_utilization_is_unknown(tmp_path):
-    speed = speed_of(tiny.run_config(tmp_path), 1000, Spent(2.0, 8.0))
+    speed = speed_of(tiny.TASK, 1000, Spent(2.0, 8.0))
     assert speed.mfu is None
     assert str(speed) == "500 tokens/s, MFU unknown (no peak is known for this device)"

@@ -7,11 +7,11 @@ import os
 import pytest
 
 from tests.support import tiny
-from train.data import open_dataset
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
 from train.run.recorder import Recorder
 from train.run.run_summary import SoFar
+from train.tasks import task_of
 
 pytestmark = pytest.mark.faults
 
@@ -22,8 +22,8 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dataset(config):
-    return open_dataset(config.data)
+def task(config):
+    return task_of(config)
 
 
 def metrics(loss):
@@ -67,26 +67,26 @@ def check_eight_steps(path):
 @pytest.mark.parametrize("lost_bytes", [0, 1, 30])
 @pytest.mark.parametrize("killed_after", [4, 5, 6, 7, 8])
 def test_a_killed_run_that_goes_on_has_every_line_once(
-    config, dataset, tmp_path, killed_after, lost_bytes
+    config, task, tmp_path, killed_after, lost_bytes
 ):
     path = tmp_path / "records.jsonl"
-    recorder = Recorder(path, config, dataset, 0)
+    recorder = Recorder(path, config, task, 0)
     write(recorder, range(1, killed_after + 1))
     recorder.close()
     # What stands before the checkpoint was waited for.
     if killed_after > 4:
         os.truncate(path, path.stat().st_size - lost_bytes)
-    recorder = Recorder(path, config, dataset, 4)
+    recorder = Recorder(path, config, task, 4)
     write(recorder, range(5, 9))
     recorder.close()
     check_eight_steps(path)
 
 
 def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_room(
-    config, dataset, tmp_path, monkeypatch
+    config, task, tmp_path, monkeypatch
 ):
     path = tmp_path / "records.jsonl"
-    recorder = Recorder(path, config, dataset, 0)
+    recorder = Recorder(path, config, task, 0)
     write(recorder, range(1, 6))
 
     def full(fd):
@@ -100,7 +100,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_r
         with pytest.raises(DiskError, match="make room, and the same command goes on"):
             recorder.step(6, metrics(5.0), 1.0)
     recorder.close()
-    recorder = Recorder(path, config, dataset, 4)
+    recorder = Recorder(path, config, task, 4)
     write(recorder, range(5, 9))
     recorder.close()
     check_eight_steps(path)
@@ -108,16 +108,16 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_r
 
 @pytest.mark.parametrize("kept_lines", [0, 1, 3])
 def test_a_checkpoint_without_the_records_of_its_steps_is_refused(
-    config, dataset, tmp_path, kept_lines
+    config, task, tmp_path, kept_lines
 ):
     path = tmp_path / "records.jsonl"
-    recorder = Recorder(path, config, dataset, 0)
+    recorder = Recorder(path, config, task, 0)
     write(recorder, range(1, 5))
     recorder.close()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:kept_lines]))
     with pytest.raises(ValueError, match=r"lacks the records of the 4 steps that the checkpoint"):
-        Recorder(path, config, dataset, 4)
+        Recorder(path, config, task, 4)
     assert path.read_bytes() == b"".join(lines[:kept_lines])
 
 

@@ -17,9 +17,11 @@ from train.data import open_dataset
 from train.host.signals import Interrupted
 from train.records.lines import RecordWriter, SpikeRecord, decode, encode, read_records
 from train.run import spikes
-from train.run.loop import train
 from train.run.spikes import DEVIATIONS, ENOUGH, WINDOW, SpikeWatch
+from train.run.train import train
 from train.step.program import build_program
+from train.tasks import task_of
+from train.tasks.language_model import language_model
 
 pytestmark = pytest.mark.faults
 
@@ -141,7 +143,8 @@ def test_an_interrupted_run_records_the_spikes_of_an_undisturbed_one(tmp_path, m
     monkeypatch.setattr(spikes, "ENOUGH", 4)
     monkeypatch.setattr(spikes, "DEVIATIONS", 1.0)  # So few losses fall fast, and differ much.
     config = tiny.run_config(tmp_path / "cache", steps=20)
-    program, data = build_program(config), OddBatch(open_dataset(config.data), step=17)
+    program = build_program(config, task_of(config))
+    task = language_model(config, OddBatch(open_dataset(config.data), step=17))
 
     def found_in(folder):
         records = read_records(folder / "records.jsonl")
@@ -151,7 +154,7 @@ def test_an_interrupted_run_records_the_spikes_of_an_undisturbed_one(tmp_path, m
             if line.kind in ("step", "eval", "spike")
         ]
 
-    train(config, tmp_path / "undisturbed", program=program, dataset=data)
+    train(config, tmp_path / "undisturbed", program=program, task=task)
     spike, *_ = [line for line in found_in(tmp_path / "undisturbed") if "median" in line]
     assert (spike["step"], spike["skipped"]) == (17, False)
     assert (spike["first_row"], spike["last_row"]) == (16 * 8, 17 * 8 - 1)
@@ -165,6 +168,12 @@ def test_an_interrupted_run_records_the_spikes_of_an_undisturbed_one(tmp_path, m
                 os.kill(os.getpid(), signal.SIGINT)
 
         with pytest.raises(Interrupted):
-            train(config, folder, program=program, dataset=data, on_progress=interrupt)
-        train(config, folder, program=program, dataset=data)
+            train(
+                config,
+                folder,
+                program=program,
+                task=task,
+                on_progress=interrupt,
+            )
+        train(config, folder, program=program, task=task)
         assert found_in(folder) == found_in(tmp_path / "undisturbed")

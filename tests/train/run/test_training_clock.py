@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.run.training_clock import Spent, Stopwatch
+from train.run.training_clock import Spent, TrainingClock
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def wait(monkeypatch):
 
 
 def test_it_counts_inside_its_block_and_not_inside_a_pause(wait):
-    clock = Stopwatch(devices=1)
+    clock = TrainingClock(devices=1)
     wait(1)
     with clock:
         wait(2)
@@ -31,7 +31,7 @@ def test_it_counts_inside_its_block_and_not_inside_a_pause(wait):
 
 
 def test_it_goes_on_from_what_was_spent_on_other_devices(wait):
-    clock = Stopwatch(devices=2, before=Spent(seconds=100.0, device_seconds=800.0))
+    clock = TrainingClock(devices=2, before=Spent(seconds=100.0, device_seconds=800.0))
     with clock:
         wait(10)
     assert clock.lap == 10

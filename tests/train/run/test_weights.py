@@ -19,18 +19,18 @@ from jax.sharding import SingleDeviceSharding
 
 from tests.support import tiny
 from train.config.run import MeshConfig, config_hash, to_dict
-from train.data import open_dataset
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RunRecord, read_records
 from train.run.checkpoints import Checkpointer, named_leaves
 from train.run.folder import RECORDS, claim, imported_weights, write_config
-from train.run.loop import train
+from train.run.train import train
 from train.run.training_clock import NOTHING_SPENT
 from train.run.transfer import IMPORTED, export_weights, import_weights
 from train.run.weights import About, WeightsError, load_weights, read_about, save_weights
 from train.step.program import build_program
 from train.step.sharding import make_mesh
 from train.step.state import TrainState, abstract_state
+from train.tasks import task_of
 
 pytestmark = pytest.mark.faults
 
@@ -45,7 +45,7 @@ TARGET = jax.tree.map(
 
 
 def load(path: Path, target: Any = TARGET) -> Any:
-    return load_weights(path, tiny.MODEL, target)
+    return load_weights(path, to_dict(tiny.MODEL), target)
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
@@ -113,7 +113,7 @@ def test_a_write_that_fails_leaves_nothing_half_done(
 
 def test_they_are_laid_out_on_the_mesh_that_is_asked_for(saved: Path) -> None:
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    target = abstract_state(tiny.MODEL, optax.identity(), mesh).params
+    target = abstract_state(tiny.TASK, optax.identity(), mesh).params
     loaded = load(saved, target)
     assert_equal(loaded, PARAMS)
     assert all(jax.tree.leaves(jax.tree.map(lambda x, y: x.sharding == y.sharding, loaded, target)))
@@ -242,7 +242,7 @@ def test_a_model_that_computes_another_function_is_refused(saved: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"rope_theta=10000.0, and this .* set --model.rope-theta 10000.0"
     ):
-        load_weights(saved, other, TARGET)
+        load_weights(saved, to_dict(other), TARGET)
 
 
 # Out of a run, and into another.
@@ -320,14 +320,15 @@ def test_a_run_that_cannot_be_exported_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_from_imported_weights_at_their_loss_to_the_last_bit(tmp_path: Path) -> None:
     first = tiny.run_config(tmp_path / "cache", steps=4)
-    program, dataset = build_program(first), open_dataset(first.data)
-    ended = train(first, tmp_path / "first", program=program, dataset=dataset)
+    task = task_of(first)
+    program = build_program(first, task)
+    ended = train(first, tmp_path / "first", program=program, task=task)
     path = export_weights(tmp_path / "first", tmp_path / "out")
 
     second = dataclasses.replace(first, seed=1)
     import_weights(path, second, tmp_path / "second")
     assert json.loads((tmp_path / "second" / IMPORTED).read_text())["step"] == 4
-    train(second, tmp_path / "second", program=program, dataset=dataset)
+    train(second, tmp_path / "second", program=program, task=task)
     records = read_records(tmp_path / "second" / RECORDS)
     evaluations = [record for record in records if isinstance(record, EvalRecord)]
     assert (evaluations[0].step, evaluations[0].loss) == (0, ended.val_loss)
@@ -340,7 +341,7 @@ def test_a_run_goes_on_from_imported_weights_at_their_loss_to_the_last_bit(tmp_p
     shutil.rmtree(tmp_path / "second" / "checkpoints")
     (tmp_path / "second" / RECORDS).unlink()
     with pytest.raises(ValueError, match="began with imported weights, and no checkpoint of it is"):
-        train(second, tmp_path / "second", program=program, dataset=dataset)
+        train(second, tmp_path / "second", program=program, task=task)
 
 
 def test_weights_that_do_not_fit_leave_no_folder(tmp_path: Path, saved: Path) -> None:

@@ -15,6 +15,7 @@ from train.data import Batch
 from train.step.accumulation import check_micro_batches, mean_loss_and_gradient
 from train.step.program import build_program
 from train.step.sharding import make_mesh
+from train.tasks import task_of
 
 
 def batch_of(seed):
@@ -26,7 +27,8 @@ def batch_of(seed):
 
 
 def program_of(cache, **changes):
-    return build_program(tiny.run_config(cache, batch_size=16, **changes))
+    config = tiny.run_config(cache, batch_size=16, **changes)
+    return build_program(config, task_of(config))
 
 
 def three_steps(program):

@@ -19,6 +19,7 @@ from train.optimizers.settings import Aardvark, AdamW, StratOpt
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh, tracing_on
 from train.step.state import abstract_state
+from train.tasks import task_of
 
 FSDP = MeshConfig(data=1, fsdp=8)
 MATRICES = 7
@@ -45,7 +46,7 @@ def step(optimizer, layers=2, *, unrolled=False, mesh=FSDP):
     config = tiny.run_config(
         "no data", optimizer=optimizer, model=model(layers, unrolled=unrolled), mesh=mesh
     )
-    return compile_ahead(config, make_mesh(mesh))
+    return compile_ahead(config, task_of(config), make_mesh(mesh))
 
 
 def update(optimizer, layers=2):
@@ -53,7 +54,7 @@ def update(optimizer, layers=2):
     config = tiny.run_config("no data", optimizer=optimizer, model=model(layers, unrolled=False))
     transformation = build_optimizer(optimizer, config.schedule, config.steps).transformation
     mesh = make_mesh(FSDP)
-    target = abstract_state(config.model, transformation, mesh)
+    target = abstract_state(task_of(config), transformation, mesh)
 
     def new_params(grads, state, params):
         updates, state = transformation.update(grads, state, params)

@@ -19,6 +19,7 @@ from train.optimizers.settings import Aardvark, AdamW, StratOpt
 from train.step.program import build_program
 from train.step.sharding import batch_sharding, make_mesh, parameter_shardings, process_share
 from train.step.state import abstract_state, init_state, state_bytes
+from train.tasks import task_of
 
 MESHES = {
     "one device": MeshConfig(data=1),
@@ -120,7 +121,7 @@ def test_state_of_a_parameters_shape_lives_where_the_parameter_lives(tmp_path, o
     mesh = mesh_of(MESHES["all three axes"])
     config = tiny.run_config(tmp_path, optimizer=optimizer)
     tx = build_optimizer(config.optimizer, config.schedule, config.steps).transformation
-    target = abstract_state(tiny.MODEL, tx, mesh)
+    target = abstract_state(tiny.TASK, tx, mesh)
     by_shape = {leaf.shape: leaf.sharding.spec for leaf in jax.tree.leaves(target.params)}
     for leaf in jax.tree.leaves(target.opt_state):
         assert leaf.sharding.spec in (by_shape.get(leaf.shape), P())
@@ -134,8 +135,8 @@ def test_state_of_a_parameters_shape_lives_where_the_parameter_lives(tmp_path, o
 @pytest.mark.parametrize("mesh", ["fsdp", "all three axes"])
 def test_a_seed_gives_the_same_parameters_on_every_mesh(tmp_path, mesh):
     tx = optax.sgd(0.1)
-    alone = init_state(tiny.MODEL, tx, mesh_of(MESHES["one device"]), seed=3)
-    state = init_state(tiny.MODEL, tx, mesh_of(MESHES[mesh]), seed=3)
+    alone = init_state(tiny.TASK, tx, mesh_of(MESHES["one device"]), seed=3)
+    state = init_state(tiny.TASK, tx, mesh_of(MESHES[mesh]), seed=3)
     chex.assert_trees_all_close(
         jax.device_get(state.params), jax.device_get(alone.params), rtol=1e-6
     )
@@ -158,7 +159,7 @@ def trained(optimizer, mesh, accumulate=1):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.step.program.make_mesh", mesh_of)
-        program = build_program(config)
+        program = build_program(config, task_of(config))
     state, seen = program.init(seed=0), []
     for _ in range(4):
         state, metrics = program.train_step(state, batch)

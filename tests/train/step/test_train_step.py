@@ -16,6 +16,7 @@ from train.data import Batch
 from train.optimizers.build import build_optimizer
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
+from train.tasks import task_of
 
 
 def batch_of(seed=0):
@@ -30,7 +31,7 @@ def setup(optimizer):
     built = build_optimizer(config.optimizer, config.schedule, config.steps)
     params = initial_params()
     state = TrainState(jnp.zeros((), jnp.int32), params, built.transformation.init(params))
-    return state, jax.jit(make_train_step(config.model, built)), built
+    return state, jax.jit(make_train_step(task_of(config), built)), built
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from train.inspection.plan import make_plan
 from train.records.kinds import MeshCost
 from train.step.program import compile_ahead
 from train.step.sharding import AXES, make_mesh, mesh_shape
+from train.tasks import task_of
 
 EIGHT = MeshConfig(data=1, fsdp=8)
 """One node of accelerators that share one copy of parameters and state."""
@@ -78,7 +79,7 @@ def mesh_cost(config: RunConfig) -> MeshCost:
     """
     shape = mesh_shape(config.mesh)
     memory = make_plan(config).memory
-    text = compile_ahead(config, make_mesh(config.mesh)).as_text()
+    text = compile_ahead(config, task_of(config), make_mesh(config.mesh)).as_text()
     return MeshCost(
         mesh=_name(shape),
         devices=math.prod(shape),

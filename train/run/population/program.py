@@ -1,7 +1,5 @@
 """A population made ready to run: its devices, its numbers and its compiled steps.
 
-The steps of a population as functions of all members' states, to be compiled.
-
 Members share nothing but the program, so each lies on one device, and where there are several
 devices the members are dealt out to them. Those of one device are computed side by side by
 `jax.vmap`, which keeps a GPU busy with models that are too small for it. A CPU computes them one
@@ -23,14 +21,14 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-import models
 from train.config.run import RunConfig
-from train.data import Batch
 from train.host.allocator import keep_freed_memory
 from train.optimizers.build import Optimizer, build_optimizer
 from train.run.population.members import check_together, differing_numbers, with_numbers
-from train.step.state import TrainState, state_bytes
+from train.step.program import peak_bytes
+from train.step.state import TrainState, state_bytes_per_parameter
 from train.step.train_step import Metrics, make_eval_step, make_train_step
+from train.tasks.task import Batch, Task
 
 MEMBERS = Spec("members")
 """A leading dim of members, dealt out to the devices."""
@@ -49,12 +47,15 @@ class Steps:
 
     Args:
       config: One of the members.
+      task: What they train.
       mesh: Its one axis is `members`.
       side_by_side: Whether a device computes its members at once; None means on all but CPUs.
     """
 
-    def __init__(self, config: RunConfig, mesh: Mesh, side_by_side: bool | None = None) -> None:
-        self._config, self._mesh = config, mesh
+    def __init__(
+        self, config: RunConfig, task: Task, mesh: Mesh, side_by_side: bool | None = None
+    ) -> None:
+        self._config, self._task, self._mesh = config, task, mesh
         if side_by_side is None:
             side_by_side = mesh.devices.flat[0].platform != "cpu"
         self._every = jax.vmap if side_by_side else _one_after_the_other
@@ -64,7 +65,7 @@ class Steps:
 
         def one(_: Any, member: tuple[Numbers, Array]) -> tuple[Any, tuple[Any, Any]]:
             numbers, key = member
-            params = models.init(self._config.model, key)
+            params = self._task.init(key)
             return None, (params, self._optimizer(numbers).transformation.init(params))
 
         def init(numbers: Numbers, keys: Array) -> TrainState:
@@ -78,7 +79,7 @@ class Steps:
 
         The batches have a leading dim of seeds, and `seed_index` says which one a member reads.
         """
-        config = self._config
+        config, task = self._config, self._task
 
         def train(
             state: TrainState, numbers: Numbers, seed_index: Array, batches: Batch
@@ -87,12 +88,8 @@ class Steps:
                 own: tuple[Any, Any], member: tuple[Numbers, Array]
             ) -> tuple[tuple[Any, Any], Metrics]:
                 numbers, seed = member
-                step = make_train_step(
-                    config.model,
-                    self._optimizer(numbers),
-                    accumulate=config.accumulate,
-                    loss_chunk=config.loss_chunk,
-                )
+                optimizer = self._optimizer(numbers)
+                step = make_train_step(task, optimizer, accumulate=config.accumulate)
                 batch = jax.tree.map(lambda rows: rows[seed], batches)
                 after, metrics = step(TrainState(state.step, *own), batch)
                 return (after.params, after.opt_state), metrics
@@ -105,8 +102,8 @@ class Steps:
         return self._jit(train, arguments, (STATE, MEMBERS), donate_argnums=0)
 
     def evaluate(self) -> jax.stages.Wrapped:
-        """`(params, batch) -> (nats, tokens)`, each of shape (members,)."""
-        step = make_eval_step(self._config.model, loss_chunk=self._config.loss_chunk)
+        """`(params, batch) -> (sums of losses, of weights)`, each of shape (members,)."""
+        step = make_eval_step(self._task)
 
         def evaluate(params: Any, batch: Batch) -> tuple[Array, Array]:
             return self._every(lambda _, params: (None, step(params, batch)))(None, params)[1]
@@ -191,36 +188,33 @@ class PopulationProgram:
         return self._train_step(state, self._numbers, self._seed_index, placed)
 
     def evaluate(self, params: Any, batches: Iterable[Batch]) -> np.ndarray:
-        """Every member's mean loss over the batches, in nats a token, of shape (P,)."""
+        """Every member's mean loss over the batches, in the task's unit, of shape (P,)."""
         sums = [self._eval_step(params, _place(self.mesh, SHARED, batch)) for batch in batches]
         total, weight = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
         return total / weight
 
+    def metrics_of(self, member: int, metrics: Metrics) -> Metrics:
+        """A member's part of the metrics, on the host."""
+        return jax.tree.map(lambda values: values[member], jax.device_get(metrics))
+
     def state_bytes_per_parameter(self) -> float:
         """Bytes of optimizer state for each parameter."""
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.target.params))
-        return state_bytes(self.target.opt_state) / parameters
+        return state_bytes_per_parameter(self.target)
 
     def peak_bytes(self) -> int:
         """A member's share of the device memory that the compiled train step needs."""
-        memory: Any = self._train_step.memory_analysis()
-        of_device = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-        )
-        return of_device * self.mesh.size // len(self.configs)
+        return peak_bytes(self._train_step) * self.mesh.size // len(self.configs)
 
 
 def build_population(
-    configs: Sequence[RunConfig], *, side_by_side: bool | None = None
+    configs: Sequence[RunConfig], task: Task, *, side_by_side: bool | None = None
 ) -> PopulationProgram:
     """Compiles the steps of runs that train together.
 
     Args:
       configs: The members.
-      side_by_side: As for `train.run.population.program.Steps`.
+      task: What they train.
+      side_by_side: As for `Steps`.
 
     Raises:
       ValueError: If the runs cannot share a program, if one of them could not train alone, or if
@@ -239,14 +233,14 @@ def build_population(
             jnp.stack([jax.random.key(config.seed) for config in configs]),
         ),
     )
-    steps = Steps(first, mesh, side_by_side)
+    steps = Steps(first, task, mesh, side_by_side)
     init = steps.init().lower(numbers, keys).compile()
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         init.out_info,
         init.output_shardings,
     )
-    batch, batches = _abstract_batch(first, mesh), _abstract_batch(first, mesh, len(seeds))
+    batch, batches = _abstract_batch(task, mesh), _abstract_batch(task, mesh, len(seeds))
     start = time.perf_counter()
     train_step = steps.train().lower(target, numbers, seed_index, batches).compile()
     seconds = time.perf_counter() - start
@@ -289,8 +283,11 @@ def _place(mesh: Mesh, spec: Spec, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
-def _abstract_batch(config: RunConfig, mesh: Mesh, *leading: int) -> Batch:
-    shape, sharding = (*leading, config.batch_size, config.context), NamedSharding(mesh, SHARED)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
-    weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-    return Batch(tokens, tokens, weights, tokens if config.data.packing == "documents" else None)
+def _abstract_batch(task: Task, mesh: Mesh, *leading: int) -> Batch:
+    sharding = NamedSharding(mesh, SHARED)
+    return jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(
+            (*leading, *array.shape), array.dtype, sharding=sharding
+        ),
+        task.batch,
+    )
