@@ -3,17 +3,13 @@
 A checkpoint has four items: `params` and `opt_state` (arrays), `data` (the position: step, seed and
 the data set's fingerprint) and `meta` (hash of the configuration, training time so far). None
 holds code.
-
-Whose state a checkpoint says it holds: of which run, on which data, after which step.
-
-Whether a checkpoint's arrays are those of a run: the same names, shapes and dtypes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +23,7 @@ from train.config.run import RunConfig, config_hash
 from train.host.allocator import give_back_freed_memory
 from train.host.disk import check_room, disk_explained
 from train.run.agreement import DAY_MS, from_first
+from train.run.checkpoint_checks import array_difference, check_identity, check_step
 from train.run.checkpoint_folders import (
     CheckpointError,
     discard_unfinished,
@@ -40,52 +37,6 @@ from train.run.checkpoint_folders import (
 from train.run.folder import CHECKPOINTS
 from train.run.training_clock import Spent
 from train.step.state import TrainState
-
-_WHAT = {
-    "config_hash": "configuration",
-    "fingerprint": "text, tokenizer or packing",
-    "seed": "seed",
-}
-"""What differs where an entry does."""
-
-
-def check_identity(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of another run.
-
-    Args:
-      folder: Where the run's checkpoints are.
-      found: What one of them says of itself.
-      wanted: What the run says of itself.
-
-    Raises:
-      CheckpointError: Naming the first entry that differs.
-    """
-    for key, ours in wanted.items():
-        theirs = found.get(key)
-        if theirs != ours:
-            what = _WHAT[key]
-            raise CheckpointError(
-                f"{folder} holds a checkpoint of another {what} ({key}={theirs!r:.14}, and "
-                f"this run has {ours!r:.14}): choose another --out, or run it with the {what} "
-                "of its making."
-            )
-
-
-def check_step(checkpoint: Path, found: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint with the name of another step, as a copy made by hand may have.
-
-    Args:
-      checkpoint: Its folder.
-      found: What it says of itself.
-
-    Raises:
-      CheckpointError: Naming the step whose state it holds.
-    """
-    step = found.get("step")
-    if step != int(checkpoint.name):
-        raise CheckpointError(
-            f"{checkpoint} holds the state of step {step!r:.20}: give it that name, or remove it."
-        )
 
 
 class Restored(NamedTuple):
@@ -198,7 +149,7 @@ class Checkpointer:
           CheckpointError: As for `restore`, but for damage.
         """
         return read_newest_whole(
-            self._folder, lambda each: each < step, lambda each: self._restore(each, target)
+            self._folder, lambda saved: saved < step, lambda saved: self._restore(saved, target)
         )
 
     def wait(self) -> None:
@@ -226,9 +177,9 @@ class Checkpointer:
             folder,
             args=ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore()),
         )
-        found = notes["data"] | notes["meta"]
-        check_identity(self._folder, found, self._identity)
-        check_step(folder, found)
+        notes = notes["data"] | notes["meta"]
+        check_identity(self._folder, notes, self._identity)
+        check_step(folder, notes)
         self._check_arrays(folder, target)
         arrays = self._orbax.restore(
             folder,
@@ -238,7 +189,7 @@ class Checkpointer:
         )
         position = jax.device_put(np.asarray(step, target.step.dtype), target.step.sharding)
         state = TrainState(position, arrays["params"], arrays["opt_state"])
-        return Restored(state, Spent(*(float(found[name]) for name in Spent._fields)))
+        return Restored(state, Spent(*(float(notes[name]) for name in Spent._fields)))
 
     def _finish(self, step: int) -> None:
         try:
@@ -269,7 +220,7 @@ class Checkpointer:
     def _check_arrays(self, folder: Path, target: TrainState) -> None:
         saved = self._orbax.metadata(folder).item_metadata
         for item in ("params", "opt_state"):
-            difference = first_difference(saved[item].tree, getattr(target, item))
+            difference = array_difference(saved[item].tree, getattr(target, item))
             if difference:
                 raise CheckpointError(f"{folder}: {item}/{difference}")
 
@@ -308,51 +259,3 @@ def _restore_onto(target: Any) -> ocp.args.PyTreeRestore:
 def _is_not_raised(record: logging.LogRecord) -> bool:
     """Whether a log record is all that is heard of it: Orbax's threads also raise their errors."""
     return not record.exc_info
-
-
-def first_difference(saved: Any, wanted: Any) -> str | None:
-    """What a checkpoint and a run disagree on first, in words; None if they agree.
-
-    Args:
-      saved: A tree of whatever has a shape and a dtype: what the checkpoint holds.
-      wanted: Likewise: what the run restores onto. Named tuples and dicts stand for each other.
-
-    Example:
-      >>> three, four = jax.ShapeDtypeStruct((3,), "float32"), jax.ShapeDtypeStruct((4,), "float32")
-      >>> first_difference({"w": three}, {"w": four})
-      'w was saved with the shape (3,) and this run has (4,).'
-      >>> first_difference({"w": three}, {"w": three})
-    """
-    theirs, ours = named_leaves(saved, "/"), named_leaves(wanted, "/")
-    for name in sorted(theirs.keys() | ours.keys()):
-        if difference := _difference(theirs.get(name), ours.get(name)):
-            return f"{name} {difference}"
-    return None
-
-
-def named_leaves(tree: Any, separator: str) -> dict[str, Any]:
-    """The leaves of a tree by their paths.
-
-    Example:
-      >>> named_leaves({"mlp": {"up": 1, "down": 2}}, ".")
-      {'mlp.down': 2, 'mlp.up': 1}
-    """
-    leaves = jax.tree.leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator=separator): leaf for path, leaf in leaves
-    }
-
-
-def _difference(saved: Any, wanted: Any) -> str | None:
-    if saved is None:
-        return "was not saved and this run has it: go on with the code that saved the rest."
-    if wanted is None:
-        return "was saved and this run has no such array: go on with the code that saved it."
-    if saved.shape != wanted.shape:
-        return f"was saved with the shape {saved.shape} and this run has {wanted.shape}."
-    if saved.dtype != wanted.dtype:  # Orbax would cast it.
-        return (
-            f"was saved as {saved.dtype} and this run uses {wanted.dtype}: convert the checkpoint "
-            "rather than cast it silently."
-        )
-    return None

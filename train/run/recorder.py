@@ -30,7 +30,7 @@ from train.records.lines import (
 )
 from train.run.agreement import from_first
 from train.run.folder import imported_weights
-from train.run.run_summary import SoFar
+from train.run.run_summary import RunSummary
 from train.run.spikes import SpikeWatch
 from train.run.trackers import TrackerName, numbers, open_tracker
 from train.run.training_clock import Spent, speed_of
@@ -90,17 +90,17 @@ class Recorder:
             self._writer = RecordWriter(path, resume_after_step=after_step) if first else None
         kept = b"".join(map(encode, self._writer.kept)) if self._writer else b""
         records = [decode(line) for line in from_first(kept).splitlines()]
-        self._so_far, self._watch = SoFar(config.steps, records), SpikeWatch(records)
+        self._summary, self._watch = RunSummary(config.steps, records), SpikeWatch(records)
         self._check_complete(after_step)
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been recorded yet."""
-        return self._so_far.empty
+        return self._summary.empty
 
     def has_evaluated(self, step: int) -> bool:
         """Whether the validation loss after a step is recorded; of steps before it says nothing."""
-        return self._so_far.val_step == step
+        return self._summary.val_step == step
 
     def start(self) -> None:
         """The first line: everything that the run's numbers depend on."""
@@ -149,19 +149,19 @@ class Recorder:
 
     def final(self, step: int, program: CompiledStep, spent: Spent) -> FinalRecord:
         """The last line. A run that stopped early, or ends above its start, has diverged."""
-        val_loss = self._so_far.final_val_loss
+        val_loss = self._summary.final_val_loss
         tokens = self._tokens(step)
         record = FinalRecord(
             step=step,
             tokens=tokens,
-            train_loss=self._so_far.train_loss,
+            train_loss=self._summary.train_loss,
             val_loss=val_loss,
             bits_per_byte=self._bits_per_byte(val_loss),
             **spent._asdict(),
             peak_bytes=program.peak_bytes(),
             state_bytes_per_parameter=program.state_bytes_per_parameter(),
-            skipped=self._so_far.skipped,
-            diverged=not val_loss <= self._so_far.first_val_loss,
+            skipped=self._summary.skipped,
+            diverged=not val_loss <= self._summary.first_val_loss,
             **speed_of(self._task, tokens, spent)._asdict(),
         )
         self._write(record)
@@ -183,7 +183,7 @@ class Recorder:
 
     def _check_complete(self, after_step: int) -> None:
         last = after_step - after_step % self._config.log_every
-        if after_step and (self.empty or self._so_far.last_step < last):
+        if after_step and (self.empty or self._summary.last_step < last):
             self.close()
             raise ValueError(
                 f"{self._folder} lacks the records of the {after_step} steps that the checkpoint "
@@ -201,7 +201,7 @@ class Recorder:
         return dataclasses.replace(run, weights=imported_weights(self._folder))
 
     def _write(self, record: Record) -> None:
-        self._so_far.see(record)
+        self._summary.see(record)
         self._watch.see(record)
         if self._writer:
             with disk_explained(self._folder):

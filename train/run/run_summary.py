@@ -11,7 +11,7 @@ LATE = 0.95
 """The share of the steps after which a loss counts for the training loss."""
 
 
-class SoFar:
+class RunSummary:
     """Takes in a run's records one by one; what it keeps does not grow with their number.
 
     Args:

@@ -18,8 +18,9 @@ import orbax.checkpoint as ocp
 from train.config.reading import read_run_config
 from train.config.run import MeshConfig, RunConfig, config_hash, to_dict
 from train.optimizers.build import build_optimizer
+from train.run.checkpoint_checks import check_step
 from train.run.checkpoint_folders import damage, read_newest_whole, steps
-from train.run.checkpoints import check_step, run_checkpointer
+from train.run.checkpoints import run_checkpointer
 from train.run.folder import (
     CHECKPOINTS,
     CONFIG,

@@ -27,7 +27,7 @@ import safetensors.numpy
 from train.host.disk import disk_explained
 from train.host.files import replacing, write_whole
 from train.host.typed_json import from_json, to_json
-from train.run.checkpoints import named_leaves
+from train.run.checkpoint_checks import leaves_by_path
 
 SCHEMA = 1
 FILE = "model.safetensors"
@@ -134,7 +134,7 @@ def read_about(path: Path) -> About:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    return named_leaves(tree, ".")
+    return leaves_by_path(tree, ".")
 
 
 def _by_layer(tensors: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,13 +10,14 @@ from rich.console import Console
 from tests.support import tiny
 from train.config import named
 from train.config.run import MeshConfig
-from train.inspection.plan import estimate_activations, make_plan
+from train.inspection.plan import make_plan
 from train.inspection.tables import plan_table
 from train.optimizers.build import build_optimizer
 from train.step.program import build_program
 from train.step.sharding import make_mesh
 from train.step.state import init_state
 from train.tasks import task_of
+from train.tasks.activations import estimate_activations
 
 NODE = MeshConfig(fsdp=8)
 

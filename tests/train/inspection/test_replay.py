@@ -119,7 +119,7 @@ def test_a_step_that_was_not_logged_has_nothing_to_be_compared_with(folder, prog
 
 
 @pytest.mark.slow
-def test_a_run_that_has_not_come_so_far_is_stepped_on(folder, program, tmp_path):
+def test_a_run_that_has_not_come_summary_is_stepped_on(folder, program, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     ahead = replay(tmp_path, 2, program=program)
     assert (ahead.started_from, ahead.recorded_loss) == (0, None)

@@ -10,7 +10,7 @@ from tests.support import tiny
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RecordWriter, SpikeRecord, StepRecord, read_records
 from train.run.recorder import Recorder
-from train.run.run_summary import SoFar
+from train.run.run_summary import RunSummary
 from train.tasks import task_of
 
 pytestmark = pytest.mark.faults
@@ -124,7 +124,7 @@ def test_a_checkpoint_without_the_records_of_its_steps_is_refused(
 @pytest.mark.parametrize(("was_skipped", "expected"), [(True, 2.0), (False, math.nan)])
 def test_the_training_loss_leaves_out_skipped_steps_but_not_diverged_ones(was_skipped, expected):
     losses = {96: 1.0, 98: math.nan, 100: 3.0}
-    so_far = SoFar(100)
+    so_far = RunSummary(100)
     for step, loss in losses.items():
         skipped = int(was_skipped and step >= 98)
         so_far.see(

@@ -21,7 +21,8 @@ from tests.support import tiny
 from train.config.run import MeshConfig, config_hash, to_dict
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RunRecord, read_records
-from train.run.checkpoints import Checkpointer, named_leaves
+from train.run.checkpoint_checks import leaves_by_path
+from train.run.checkpoints import Checkpointer
 from train.run.folder import RECORDS, claim, imported_weights, write_config
 from train.run.train import train
 from train.run.training_clock import NOTHING_SPENT
@@ -66,7 +67,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path: Path, stacked: bool) -> N
 
 def test_other_libraries_read_the_tensors_by_the_paths_of_the_tree(saved: Path) -> None:
     tensors = safetensors.numpy.load_file(saved)
-    assert sorted(tensors) == sorted(named_leaves(PARAMS, "."))
+    assert sorted(tensors) == sorted(leaves_by_path(PARAMS, "."))
     assert_equal(tensors["layers.mlp.up.kernel"], PARAMS["layers"]["mlp"]["up"]["kernel"])
 
 
@@ -145,14 +146,14 @@ def test_a_damaged_tensor_is_named(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
-    last = max(named_leaves(PARAMS, "."))
+    last = max(leaves_by_path(PARAMS, "."))
     with pytest.raises(WeightsError, match=f"{last} is not what was written; copy or export it"):
         load(saved)
 
 
 def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    safetensors.numpy.save_file(named_leaves(PARAMS, "."), path)
+    safetensors.numpy.save_file(leaves_by_path(PARAMS, "."), path)
     with pytest.raises(WeightsError, match=r"no checksums .*: write it with `save_we"):
         load(path)
 
