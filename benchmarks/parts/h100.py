@@ -1,10 +1,9 @@
 """Compiling for an H100 on a machine that has none.
 
-JAX's CUDA plugin compiles for a described target. It needs three wheels (`locks/h100.txt`), and
-neither a driver nor the rest of CUDA. What comes out says what a program moves, launches and holds;
-how long it takes, only a GPU can say.
-
-A whole train step compiled for a mesh that shares out parameters and state, and never run.
+JAX's CUDA plugin compiles for a described target: one device, or a mesh of them that shares out
+parameters and state. It needs three wheels (`locks/h100.txt`), and neither a driver nor the rest of
+CUDA. What comes out says what a program moves, launches and holds; how long it takes, only a GPU
+can say.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
-"""How a benchmark starts and ends: on which device, with which verdicts and exit status.
+"""What all benchmarks share: the device, ratios of times, verdicts, exit status, and a record.
 
-What a benchmark leaves behind: a line of JSON with the numbers and where they come from.
-
-Ratios of times taken in turn, and whether they can be trusted.
+A benchmark leaves a line of JSON with its numbers and where they come from.
 
 Machines drift, so a time is compared only with its rival's time in the same round, and the result
 is the median over the rounds. How much a ratio means is seen from one that must be 1: the rival's

@@ -2,9 +2,8 @@
 
 Both start from the same parameters, take the same batch from NumPy in every step, and update with
 AdamW, whose settings are `train`'s defaults: decay of matrices only, gradients clipped by their
-global norm. Each says the losses of its first steps.
-
-The train step as a run makes it, on tokens that mean nothing.
+global norm. Each says the losses of its first steps. Other benchmarks take ours alone, as a run
+compiles it, on random tokens.
 """
 
 import time
