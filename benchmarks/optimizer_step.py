@@ -28,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.parts import agreement, outcome, stepping, timing, trees
+from benchmarks.parts import equal_updates, outcome, stepping, timing, trees
 from benchmarks.parts.contenders import CONTENDERS, chosen
 from benchmarks.parts.outcome import MET, MISSED, UNTRUSTED
 from benchmarks.parts.timing import Clock, Timing
@@ -82,7 +82,7 @@ def main(options: Options) -> int:
     stepping.prepare(options.device, options.core)
     if options.keep_memory:
         os.environ |= KEEP_MEMORY
-    if wrong := _in_a_process(agreement.disagreements):
+    if wrong := _in_a_process(equal_updates.disagreements):
         console.print(f"[red]These do not compute what AdamW does: {'; '.join(wrong)}.[/]")
         return 1
     rows = []

@@ -93,10 +93,10 @@ def newest_whole(folder: Path) -> int | None:
             )
         return step
     if damaged:
-        found = ", ".join(f"{step} ({what})" for step, what in damaged.items())
+        damages = ", ".join(f"{step} ({what})" for step, what in damaged.items())
         raise CheckpointError(
-            f"{folder} holds no whole checkpoint, only damaged ones: {found}. Put a copy in their "
-            "place, or move the folder away to start the run again."
+            f"{folder} holds no whole checkpoint, only damaged ones: {damages}. Put a copy in "
+            "their place, or move the folder away to start the run again."
         )
     return None
 

@@ -166,8 +166,8 @@ def check_owner(path: Path, config: object) -> None:
     """
     if not path.exists():
         return
-    found = on_any_mesh(read_json(path, dict[str, Any]))
-    difference = first_difference(on_any_mesh(to_dict(config)), found)
+    theirs = on_any_mesh(read_json(path, dict[str, Any]))
+    difference = first_difference(on_any_mesh(to_dict(config)), theirs)
     if difference:
         raise ValueError(
             f"{path.parent} holds another configuration ({difference}): choose another --out, "

@@ -59,15 +59,15 @@ def export_weights(run: Path, out: Path, *, step: int | None = None, stacked: bo
     """
     config = read_run_config(run / CONFIG)
     check_writable(out)
-    checkpoints = run / CHECKPOINTS
-    found = read_newest_whole(
+    checkpoints, task = run / CHECKPOINTS, task_of(config)
+    newest = read_newest_whole(
         checkpoints,
-        lambda each: step in (None, each),
-        lambda each: (each, _read_params(checkpoints / str(each), task_of(config))),
+        lambda saved: step in (None, saved),
+        lambda saved: (saved, _read_params(checkpoints / str(saved), task)),
     )
-    if found is None:
+    if newest is None:
         raise ValueError(_nothing_whole(checkpoints, step))
-    chosen, params = found
+    chosen, params = newest
     about = About(config_hash=config_hash(config), step=chosen, model=to_dict(config.model))
     return save_weights(out, params, about, stacked=stacked)
 
@@ -116,9 +116,9 @@ def _first_state(path: Path, config: RunConfig, task: Task) -> TrainState:
 def _nothing_whole(folder: Path, step: int | None) -> str:
     known = steps(folder)
     damaged = [
-        f"that of {each} is damaged ({what})"
-        for each in reversed(known)
-        if step in (None, each) and (what := damage(folder, each))
+        f"that of {saved} is damaged ({fault})"
+        for saved in reversed(known)
+        if step in (None, saved) and (fault := damage(folder, saved))
     ]
     which = "whole checkpoint" if step is None else f"whole checkpoint of step {step}"
     there = f"those there are of steps {', '.join(map(str, known))}" if known else "there is none"
@@ -133,11 +133,11 @@ def _read_params(checkpoint: Path, task: Task) -> Params:
         params=ocp.PyTreeCheckpointHandler(), data=ocp.JsonCheckpointHandler()
     )
     with ocp.Checkpointer(handler) as reader:
-        found = reader.restore(
+        items = reader.restore(
             checkpoint.absolute(),
             ocp.args.Composite(
                 params=ocp.args.PyTreeRestore(shapes, as_arrays), data=ocp.args.JsonRestore()
             ),
         )
-    check_step(checkpoint, found["data"])
-    return found["params"]
+    check_step(checkpoint, items["data"])
+    return items["params"]

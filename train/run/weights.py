@@ -154,8 +154,8 @@ def _parts(name: str, shape: tuple[int, ...], names: set[str]) -> list[str]:
     return [name] if name in names else _layer_names(name, shape) or [name]
 
 
-def _check_names(path: Path, found: set[str], wanted: set[str]) -> None:
-    for name in sorted(found ^ wanted):
+def _check_names(path: Path, stored: set[str], wanted: set[str]) -> None:
+    for name in sorted(stored ^ wanted):
         what = f"no {name}" if name in wanted else f"more than this model has: {name!r:.80}"
         raise WeightsError(
             f"{path} holds {what}; choose the configuration of the model that it was made from."
@@ -165,13 +165,15 @@ def _check_names(path: Path, found: set[str], wanted: set[str]) -> None:
 def _tensor(
     path: Path, file: Any, name: str, shape: tuple[int, ...], dtype: Any, about: About
 ) -> np.ndarray:
-    found = file.get_slice(name)
-    for what, theirs, ours in (
-        ("shape", tuple(found.get_shape()), shape),
-        ("dtype", found.get_dtype(), _DTYPES[dtype.name]),
+    stored = file.get_slice(name)
+    for quality, theirs, ours in (
+        ("shape", tuple(stored.get_shape()), shape),
+        ("dtype", stored.get_dtype(), _DTYPES[dtype.name]),
     ):
         if theirs != ours:
-            raise WeightsError(f"{path}: {name} has {what} {theirs}, and this model needs {ours}.")
+            raise WeightsError(
+                f"{path}: {name} has {quality} {theirs}, and this model needs {ours}."
+            )
     tensor = file.get_tensor(name)
     if _sha256(tensor) != about.sha256.get(name):
         raise WeightsError(f"{path}: {name} is not what was written; copy or export it again.")
