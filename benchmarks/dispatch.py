@@ -31,7 +31,7 @@ from benchmarks.parts import outcome, train_programs, unrolled
 from benchmarks.parts.outcome import Ratio, ratio, trusted
 from train.config.run import MeshConfig, RunConfig
 from train.host import provenance
-from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt, key
+from train.optimizers import Aardvark, AdamW, OptimizerConfig, StratOpt
 from train.step.program import build_program
 from train.tasks import task_of
 
@@ -123,7 +123,7 @@ def measure(optimizer: OptimizerConfig, options: Options) -> Row:
     first, own, again = np.array(turns).T
     found, control = ratio(own, first), ratio(again, first)
     return Row(
-        optimizer=key(optimizer),
+        optimizer=optimizer.key,
         ours=1e6 * float(np.median(own)),
         dicts=1e6 * float(np.median(first)),
         leaves=leaves,

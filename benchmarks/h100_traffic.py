@@ -25,7 +25,7 @@ from rich.table import Table
 import models
 from benchmarks.parts import h100, hlo, outcome, trees, update
 from benchmarks.parts.contenders import CONTENDERS, chosen
-from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.optimizers import Aardvark, AdamW, StratOpt
 
 
 @dataclass(frozen=True)

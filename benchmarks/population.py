@@ -38,7 +38,7 @@ from train.config import named
 from train.config.run import RunConfig
 from train.data import Batch
 from train.host import provenance
-from train.optimizers.settings import key
+from train.optimizers import OPTIMIZERS
 from train.run.population import build_population
 from train.step.program import Program, build_program
 from train.tasks import task_of
@@ -107,7 +107,7 @@ def main(options: Options) -> int:
     base, batches = _base(options), _batches(options)
     alone, seconds = _timed(lambda: _build_alone(base), options.clock)
     rows = [_measure(alone, seconds, batches, size, options) for size in sorted(options.sizes)]
-    title = f"{key(base.optimizer)}, batch {options.batch_size} x {options.context}"
+    title = f"{base.optimizer.key}, batch {options.batch_size} x {options.context}"
     Console(width=110).print(_table(rows, title, TARGETS[options.device]))
     if options.output:
         fields = [dataclasses.asdict(row) for row in rows]
@@ -194,7 +194,7 @@ def _choose_device(options: Options) -> None:
 
 
 def _base(options: Options) -> RunConfig:
-    known = {key(optimizer): optimizer for optimizer in named.nano_optimizers()}
+    known = {kind.nano().key: kind.nano() for kind in OPTIMIZERS}
     if options.only not in known:
         raise ValueError(f"There is no {options.only!r}: choose among {', '.join(known)}.")
     return dataclasses.replace(

@@ -29,7 +29,7 @@ import models
 from benchmarks.parts import h100, hlo, outcome
 from train.config.run import MeshConfig, RunConfig
 from train.data import DataConfig
-from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
+from train.optimizers import Aardvark, AdamW, OptimizerConfig, StratOpt
 from train.step.accelerators import ACCELERATORS
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh

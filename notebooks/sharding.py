@@ -19,8 +19,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 from train.config.named import nano
 from train.config.run import MeshConfig
 from train.experiments.costs.hlo import collective_bytes
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.optimizers import Aardvark, AdamW, StratOpt
+from train.step.optimizer import build_optimizer
 from train.step.program import compile_ahead
 from train.step.sharding import RULES, make_mesh
 from train.step.state import abstract_state

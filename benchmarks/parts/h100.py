@@ -14,7 +14,7 @@ import jax
 import models
 from train.config.run import MeshConfig, RunConfig
 from train.inspection.aot_devices import described_devices
-from train.optimizers.settings import OptimizerConfig
+from train.optimizers import OptimizerConfig
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh
 from train.tasks import task_of

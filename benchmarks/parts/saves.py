@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from train.config.run import MeshConfig, RunConfig
-from train.optimizers.build import build_optimizer
 from train.run.checkpoints import Checkpointer
 from train.run.training_clock import NOTHING_SPENT
+from train.step.optimizer import build_optimizer
 from train.step.sharding import make_mesh
 from train.step.state import TrainState, abstract_state
 from train.tasks import task_of

@@ -23,7 +23,7 @@ from train.config.run import MeshConfig, RunConfig
 from train.data import Batch
 from train.host import provenance
 from train.host.distributed import HostsConfig, init_distributed
-from train.optimizers.settings import StratOpt
+from train.optimizers import StratOpt
 from train.step.program import build_program
 from train.step.sharding import process_share
 from train.tasks import task_of

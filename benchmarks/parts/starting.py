@@ -12,7 +12,7 @@ import jax
 import models
 from benchmarks.parts import outcome, train_programs, unrolled
 from train.config.run import MeshConfig, RunConfig
-from train.optimizers.build import Optimizer, build_optimizer
+from train.step.optimizer import Optimizer, build_optimizer
 from train.step.program import abstract_batch
 from train.step.sharding import make_mesh, tracing_on
 from train.step.state import abstract_state, init_state

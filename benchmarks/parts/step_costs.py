@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 from benchmarks.parts import outcome, train_programs, update
 from train.config.run import RunConfig
 from train.experiments.costs.measure import measure_costs
-from train.optimizers.settings import OptimizerConfig, StratOpt, key
+from train.optimizers import OPTIMIZERS, OptimizerConfig, StratOpt
 from train.records.lines import CostRecord
 from train.step.program import Program, build_program
 
@@ -25,7 +24,7 @@ STEADY = (TIME - 1) / 2
 """How far the second AdamW may be from the first."""
 
 CONTESTANTS: dict[str, OptimizerConfig] = {
-    **{key(kind()): kind() for kind, _ in map(get_args, get_args(OptimizerConfig))},
+    **{kind().key: kind() for kind in OPTIMIZERS},
     "stratopt, bf16": StratOpt(mu_dtype="bfloat16", second_moment="bfloat16"),
 }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import TransformerConfig
-from train.optimizers.settings import AdamW
+from train.optimizers import AdamW
 
 
 class RMSNorm(nn.RMSNorm):

@@ -19,7 +19,7 @@ from benchmarks.parts.stepping import Run
 from train.config.run import Experiment, RunConfig, ScheduleConfig
 from train.data import Batch
 from train.host import provenance
-from train.optimizers.settings import AdamW
+from train.optimizers import AdamW
 from train.step.program import Program, build_program
 from train.tasks import task_of
 

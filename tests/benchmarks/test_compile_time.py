@@ -10,9 +10,9 @@ from benchmarks.compile_time import Options, Start
 from benchmarks.parts.starting import Phases
 from tests.support import tiny
 from train.config.run import MeshConfig, ScheduleConfig
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark
+from train.optimizers import Aardvark
 from train.step import state
+from train.step.optimizer import build_optimizer
 from train.step.sharding import make_mesh
 
 

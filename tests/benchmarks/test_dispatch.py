@@ -13,7 +13,7 @@ from benchmarks import dispatch
 from benchmarks.parts import outcome, train_programs, unrolled
 from models import PRESETS
 from train.config.run import RunConfig
-from train.optimizers.settings import AdamW
+from train.optimizers import AdamW
 from train.tasks.loss import batch_loss
 
 

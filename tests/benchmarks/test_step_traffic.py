@@ -16,7 +16,7 @@ from benchmarks.parts import h100, hlo
 from optax_strat import StratoptReadings, aardvark, decays, stratopt
 from tests.support import tiny
 from tests.support.donated import overflow_branches, traffic
-from train.optimizers.settings import Aardvark, AdamW, OptimizerConfig, StratOpt
+from train.optimizers import Aardvark, AdamW, OptimizerConfig, StratOpt
 
 
 @pytest.fixture(scope="module")

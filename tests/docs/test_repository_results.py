@@ -3,10 +3,10 @@
 import pytest
 
 from tests.support import ROOT
-from train.config import named
-from train.config.reading import run_config
+from train.config.plain import run_config
 from train.experiments.study import tuned_optimizers
 from train.experiments.tuning import nano_tuning
+from train.optimizers import OPTIMIZERS
 from train.records.lines import RunRecord, read_records
 from train.report.study.parts import read_study
 from train.report.study.results import compute
@@ -20,12 +20,14 @@ def results():
 
 
 def test_the_nano_comparison_is_at_the_settings_that_the_tuning_found():
-    assert tuned_optimizers(nano_tuning(), STUDY / "tuning.jsonl") == named.nano_optimizers()
+    assert tuned_optimizers(nano_tuning(), STUDY / "tuning.jsonl") == tuple(
+        kind.nano() for kind in OPTIMIZERS
+    )
 
 
 def test_every_optimizers_best_rate_lies_inside_the_grid(results):
     bottoms = {curve.sweep.title: curve.is_bottom_inside for curve in results.curves}
-    assert len(bottoms) == len(named.nano_optimizers())
+    assert len(bottoms) == len(OPTIMIZERS)
     assert all(bottoms.values())
 
 

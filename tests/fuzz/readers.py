@@ -19,8 +19,7 @@ import tokenizers
 from tests.fuzz.runs import RUN, TARGETS_OF_RUNS
 from tests.fuzz.target import Target
 from tests.support import ROOT
-from train.config.reading import read_run_config
-from train.config.run import to_dict
+from train.config.plain import read_run_config, to_dict
 from train.data.batches.packing import open_packing, pack
 from train.data.batches.stream import TokenStream
 from train.data.preparing.parts import PartInfo, SplitCounts, read_info, source_hash, tokens_file

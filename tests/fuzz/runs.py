@@ -15,12 +15,13 @@ import numpy as np
 import models
 from models import TransformerConfig
 from tests.fuzz.target import Target
-from train.config.run import Experiment, RunConfig, to_dict
+from train.config.plain import to_dict
+from train.config.run import Experiment, RunConfig
 from train.experiments.queue import JOURNAL, Heartbeat, TrialQueue
 from train.experiments.tuning import Tuning
 from train.host.digests import SUMS, DamageError, check_seal, seal
-from train.optimizers.search_spaces import search_space
-from train.optimizers.settings import Lion
+from train.optimizers import Lion
+from train.optimizers.search_space import search_space
 from train.run.weights import FILE, About, load_weights, save_weights
 
 RUN = RunConfig(

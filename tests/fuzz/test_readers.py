@@ -8,7 +8,7 @@ from tests.fuzz.json_text import mutated
 from tests.fuzz.readers import RESULTS, TARGETS
 from tests.fuzz.runs import RUN
 from tests.fuzz.target import check, scratch
-from train.config.run import to_dict
+from train.config.plain import to_dict
 
 pytestmark = pytest.mark.faults
 

@@ -13,34 +13,25 @@ import numpy as np
 
 import models
 from models import TransformerConfig
+from train import optimizers
 from train.config.run import RunConfig, ScheduleConfig
 from train.data import DataConfig
-from train.optimizers.settings import (
-    LAMB,
-    Aardvark,
-    Adafactor,
-    AdamW,
-    AdEMAMix,
-    Lion,
-    Muon,
-    OptimizerConfig,
-    StratOpt,
-)
+from train.optimizers import Adafactor, Lion, OptimizerConfig, StratOpt
 from train.tasks import task_of
 
 MODEL = TransformerConfig(
     vocab_size=272, context=16, layers=2, d_model=16, heads=4, kv_heads=2, d_ff=32, dtype="float32"
 )
 
-OPTIMIZERS: tuple[OptimizerConfig, ...] = (
-    AdamW(learning_rate=1e-2),
-    AdEMAMix(learning_rate=1e-2),
-    Lion(learning_rate=1e-3),
-    LAMB(learning_rate=1e-2),
-    Adafactor(learning_rate=1e-2, min_dim_size_to_factor=8),
-    Muon(learning_rate=1e-2),
-    StratOpt(learning_rate=3e-3),
-    Aardvark(learning_rate=1e-2),
+OWN: dict[type[OptimizerConfig], dict[str, Any]] = {
+    Lion: {"learning_rate": 1e-3},
+    Adafactor: {"min_dim_size_to_factor": 8},
+    StratOpt: {"learning_rate": 3e-3},
+}
+"""Where twelve steps of something so small want another setting than a rate of 1e-2."""
+
+OPTIMIZERS: tuple[OptimizerConfig, ...] = tuple(
+    kind(**{"learning_rate": 1e-2} | OWN.get(kind, {})) for kind in optimizers.OPTIMIZERS
 )
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support import tiny
 from tests.support.torture import TINY, finish, further, started
-from train.config.run import MeshConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import MeshConfig
 from train.host.signals import Interrupted
 from train.records.lines import EvalRecord, StepRecord, read_records
 from train.run.folder import claim

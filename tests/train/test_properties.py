@@ -13,11 +13,10 @@ from models import TransformerConfig
 from tests.optax_strat.test_tree_properties import check_schedule
 from train.cli.options import RunOptions
 from train.config import named
-from train.config.reading import run_config
-from train.config.run import RunConfig, ScheduleConfig, config_hash, first_difference, to_dict
+from train.config.plain import config_hash, first_difference, run_config, to_dict
+from train.config.run import RunConfig, ScheduleConfig
 from train.data import DataConfig
-from train.optimizers.schedules import learning_rate_schedule
-from train.optimizers.settings import AdamW, Lion, Muon, StratOpt
+from train.optimizers import AdamW, Lion, Muon, StratOpt
 
 pytestmark = pytest.mark.faults
 
@@ -112,5 +111,5 @@ def test_a_rate_rises_to_its_peak_and_falls_to_its_fraction_of_it(
     peak: float, steps: int, share: float, decay: Any, final: float
 ) -> None:
     warmup = int(share * steps)
-    schedule = learning_rate_schedule(peak, ScheduleConfig(warmup, decay, final), steps)
+    schedule = ScheduleConfig(warmup, decay, final).build(peak, steps)
     check_schedule(schedule, peak, warmup, steps, 1.0 if decay == "constant" else final)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from train.config import named
-from train.config.run import Comparison
+from train.config.comparison import Comparison
 from train.data import DataConfig
 from train.experiments.ladders import LadderName
 from train.experiments.study import Study

@@ -16,7 +16,9 @@ from train.cli.options import CompareOptions, RunOptions, StudyOptions, TuneOpti
 from train.cli.progress import RunDisplay
 from train.cli.terminal import console, parse
 from train.config import named
-from train.config.run import Comparison, RunConfig, config_hash
+from train.config.comparison import Comparison
+from train.config.plain import config_hash
+from train.config.run import RunConfig
 from train.experiments.ladders import ladder
 from train.experiments.study import run_study
 from train.experiments.tuning import Tuning, nano_tuning
@@ -26,7 +28,6 @@ from train.host.signals import stopping
 from train.host.units import plain, size
 from train.inspection.budget import refuse_unless_accepted
 from train.inspection.out_of_memory import memory_explained
-from train.optimizers.settings import key
 from train.run.train import train
 from train.run.training_clock import Speed
 from train.tasks import task_of
@@ -109,7 +110,7 @@ def study(arguments: list[str]) -> None:
 
 def run_folder(config: RunConfig) -> Path:
     """Where a run goes that is not told where."""
-    return Path("runs") / f"{key(config.optimizer)}-{config_hash(config)}"
+    return Path("runs") / f"{config.optimizer.key}-{config_hash(config)}"
 
 
 def _share_out(work: Work, workers: int, steps: int) -> None:
@@ -128,7 +129,7 @@ def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
 
 
 def _only_tuned(tuning: Tuning, names: tuple[str, ...]) -> Tuning:
-    known = {key(space.optimizer): space for space in tuning.spaces}
+    known = {space.optimizer.key: space for space in tuning.spaces}
     _check_known(names, known)
     chosen = tuple(known[name] for name in dict.fromkeys(names)) or tuning.spaces
     return dataclasses.replace(tuning, spaces=chosen)

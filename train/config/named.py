@@ -10,19 +10,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from models import PRESETS
-from train.config.run import Comparison, Contestant, RunConfig, ScheduleConfig
+from train.config.comparison import Comparison, Contestant
+from train.config.run import RunConfig, ScheduleConfig
 from train.data import DataConfig
-from train.optimizers.settings import (
-    LAMB,
-    Aardvark,
-    Adafactor,
-    AdamW,
-    AdEMAMix,
-    Lion,
-    Muon,
-    OptimizerConfig,
-    StratOpt,
-)
+from train.optimizers import OPTIMIZERS, AdamW
 
 # On a CPU bfloat16 is emulated: small models compute in float32.
 NANO = dataclasses.replace(PRESETS["nano"], dtype="float32")
@@ -30,30 +21,9 @@ MICRO = dataclasses.replace(PRESETS["micro"], dtype="float32")
 FINEWEB = DataConfig(source="hf:HuggingFaceFW/fineweb:sample/10BT/*.parquet", tokenizer="bpe:32000")
 
 
-def nano_optimizers() -> tuple[OptimizerConfig, ...]:
-    """The comparison's contestants, AdamW first, each at the best of sixteen trials.
-
-    Every optimizer was given the same trials, steps, data and seed: `python -m train tune`, whose
-    records are `results/study/tuning.jsonl`. The seed is none of the comparison's.
-    """
-    return (
-        AdamW(learning_rate=0.003323, b2=0.998041, weight_decay=0.01485),
-        AdEMAMix(learning_rate=0.0009969, b2=0.998041, weight_decay=0.01485),
-        Lion(learning_rate=0.005398, b2=0.93597, weight_decay=3.368),
-        LAMB(learning_rate=0.02525, b2=0.98669, weight_decay=0.09327),
-        Adafactor(
-            learning_rate=0.1095, decay_rate=0.5786, weight_decay=0.03467,
-            min_dim_size_to_factor=32,
-        ),
-        Muon(learning_rate=0.0438, beta=0.90302, adam_b2=0.98, weight_decay=0.03467),
-        StratOpt(learning_rate=0.001619, b2=0.93597, weight_decay=0.4811),
-        Aardvark(learning_rate=0.01069, b2=0.98537, weight_decay=0.729),
-    )  # fmt: skip
-
-
 def nano() -> RunConfig:
     """0.13M parameters on the embedded text: about 20 seconds on two CPU cores."""
-    return RunConfig(model=NANO, optimizer=nano_optimizers()[0], steps=400, eval_every=100)
+    return RunConfig(model=NANO, optimizer=AdamW.nano(), steps=400, eval_every=100)
 
 
 def micro() -> RunConfig:
@@ -108,7 +78,7 @@ def compare() -> Comparison:
     """Eight optimizers, 0.13M parameters, embedded text: about 7 minutes on two CPU cores."""
     return Comparison(
         model=NANO,
-        contestants=tuple(map(Contestant, nano_optimizers())),
+        contestants=tuple(Contestant(kind.nano()) for kind in OPTIMIZERS),
         steps=400,
         seeds=5,
         eval_every=50,

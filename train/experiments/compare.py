@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from train.cli.progress import RunDisplay
-from train.config.run import Comparison, Contestant, Entry
+from train.config.comparison import Comparison, Contestant, Entry
 from train.experiments.costs.measure import measure_costs
 from train.experiments.costs.mesh import EIGHT
 from train.host.distributed import refuse_several_processes

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 import optax_strat
 from models import TransformerConfig, parameter_count
-from train.config.run import Comparison, Contestant
-from train.optimizers.settings import Aardvark, AdamW, Muon, OptimizerConfig, StratOpt
+from train.config.comparison import Comparison, Contestant
+from train.optimizers import Aardvark, AdamW, Muon, OptimizerConfig, StratOpt
 
 LadderName = Literal["aardvark", "stratopt", "muon"]
 LADDERS: tuple[LadderName, ...] = get_args(LadderName)

@@ -33,7 +33,6 @@ from train.config.run import RunConfig
 from train.experiments.tuning import Tuning
 from train.host.typed_json import from_json
 from train.optimizers.dimensions import Choices, Dimension, LogUniform
-from train.optimizers.settings import key
 from train.records.files import TUNING
 from train.run.folder import check_owner, write_config
 
@@ -150,7 +149,7 @@ class TrialQueue:
             write_config(folder / TUNING, tuning)
             self._studies = _opened(folder / JOURNAL, self._runs)
             self._distributions = {
-                key(space.optimizer): {d.field: _distribution(d) for d in space.dimensions}
+                space.optimizer.key: {d.field: _distribution(d) for d in space.dimensions}
                 for space in tuning.spaces
             }
 

@@ -27,15 +27,16 @@ import tyro
 
 from models import TransformerConfig
 from train.config import named
-from train.config.run import Comparison, Contestant, ScheduleConfig
+from train.config.comparison import Comparison, Contestant
+from train.config.run import ScheduleConfig
 from train.data import DataConfig
 from train.experiments.compare import compare
 from train.experiments.ladders import LADDERS, ladder
 from train.experiments.tune import tune
 from train.experiments.tuning import Tuning, tuning_of
 from train.experiments.workers import Work
-from train.optimizers.search_spaces import PAPERS_RATE, search_space
-from train.optimizers.settings import Aardvark, OptimizerConfig, StratOpt, key
+from train.optimizers import OptimizerConfig
+from train.optimizers.search_space import PAPERS_RATE, search_space
 from train.records.files import pack
 from train.report.tuning.trials import load_results
 
@@ -162,8 +163,9 @@ def _rates(optimizer: OptimizerConfig) -> list[Contestant]:
 
 
 def _states(optimizer: OptimizerConfig) -> list[Contestant]:
-    """Our own optimizers with states of fewer bytes, beside those in float32."""
-    if not isinstance(optimizer, StratOpt | Aardvark):
+    """An optimizer with states of fewer bytes, beside that in float32, if it has such settings."""
+    settings = {field.name for field in dataclasses.fields(optimizer)}
+    if not {"mu_dtype", "second_moment"} <= settings:
         return []
     whole = Contestant(optimizer)
     return [
@@ -232,10 +234,10 @@ def tuned_optimizers(tuning: Tuning, path: Path) -> tuple[OptimizerConfig, ...]:
     best = {one.group.key: one.best for one in load_results(path).tuned}
     found = []
     for space in tuning.spaces:
-        trial = best[key(space.optimizer)]
+        trial = best[space.optimizer.key]
         if trial is None:
             raise ValueError(
-                f"no trial of {key(space.optimizer)} has a usable loss: leave it out, or widen its "
+                f"no trial of {space.optimizer.key} has a usable loss: leave it out, or widen its "
                 "search space."
             )
         found.append(dataclasses.replace(space.optimizer, **trial.settings))

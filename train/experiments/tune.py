@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Protocol
 
 from train.cli.progress import RunDisplay
-from train.config.run import RunConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import RunConfig
 from train.experiments.queue import STALE_AFTER, TUNING, Heartbeat, OverdueError, TrialQueue
 from train.experiments.tuning import Tuning
 from train.host.disk import disk_explained

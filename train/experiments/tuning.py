@@ -16,9 +16,10 @@ import tyro
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from train.config import named
-from train.config.run import Comparison, Experiment, RunConfig
-from train.optimizers.search_spaces import SearchSpace, search_space
-from train.optimizers.settings import OptimizerConfig, key
+from train.config.comparison import Comparison
+from train.config.run import Experiment, RunConfig
+from train.optimizers import OptimizerConfig
+from train.optimizers.search_space import SearchSpace, search_space
 
 
 @functools.cache
@@ -79,7 +80,7 @@ class Tuning(Experiment):
             raise ValueError(
                 f"sampler_seed={self.sampler_seed} is not allowed: it must be 0 or more."
             )
-        names = [key(space.optimizer) for space in self.spaces]
+        names = [space.optimizer.key for space in self.spaces]
         if len(set(names)) < max(len(names), 1):
             raise ValueError(
                 f"spaces of {', '.join(names) or 'no optimizer'} are not allowed: it must be one "
@@ -91,7 +92,7 @@ class Tuning(Experiment):
         """Every optimizer's trials by its key, the defaults first."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Experiment)}
         return {
-            key(space.optimizer): tuple(
+            space.optimizer.key: tuple(
                 RunConfig(optimizer=optimizer, seed=self.seed, **shared)
                 for optimizer in (space.default, *self._quasi_random(space))
             )

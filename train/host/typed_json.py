@@ -32,36 +32,52 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, hint: Any, where: str) -> Any:
-    """The JSON value as the type that ``hint`` names; fields that the type lacks are passed over.
+    """The JSON value as the type that ``hint`` names.
+
+    Fields that a dataclass lacks are passed over, unless the object names its class as its
+    ``kind``: then it was written from all of the fields.
 
     Args:
-        value: what ``json.loads`` gave.
-        hint: a dataclass, ``dict[str, X]``, ``tuple[X, ...]``, ``X | None``, ``str``, ``float``,
-            ``int``, ``bool``, or ``Any``, which takes what `to_json` can write again.
-        where: the value's name for the message.
+      value: What ``json.loads`` gave.
+      hint: A dataclass, a union of dataclasses told apart by ``kind``, ``dict[str, X]``, ``tuple``,
+        ``X | None``, ``Literal``, ``str``, ``float``, ``int``, ``bool``, or ``Any``, which takes
+        what `to_json` can write again.
+      where: The value's name for the message.
 
     Raises:
-        ValueError: the value is not of that type, or a field without a default is missing.
+      ValueError: If the value is not of that type, or a field without a default is missing.
     """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         _check_plain(value, where, _DEEPEST)
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return _dataclass_from_json(value, hint, where)
-    if typing.get_origin(hint) is dict and isinstance(value, dict):
-        item_hint = typing.get_args(hint)[1]
+    if origin is dict and isinstance(value, dict):
         return {
-            from_json(key, str, where): from_json(item, item_hint, within(where, key))
+            from_json(key, str, where): from_json(item, arguments[1], within(where, key))
             for key, item in value.items()
         }
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        item_hint = typing.get_args(hint)[0]
+    if origin is tuple and isinstance(value, list):
+        hints = arguments
+        if arguments[-1] is Ellipsis:
+            hints = (arguments[0],) * len(value)
+        if len(hints) != len(value):
+            raise ValueError(f"{where} has {len(value)} items, and must have {len(hints)}")
         return tuple(
-            from_json(item, item_hint, f"{where}[{index}]") for index, item in enumerate(value)
+            from_json(item, item_hint, f"{where}[{index}]")
+            for index, (item, item_hint) in enumerate(zip(value, hints, strict=True))
         )
-    if isinstance(hint, types.UnionType):
-        return None if value is None else from_json(value, typing.get_args(hint)[0], where)
-    if hint is float and (type(value) in (int, float) or value in _NOT_FINITE):
+    if origin in (types.UnionType, typing.Union):
+        return _union_from_json(value, arguments, where)
+    if origin is typing.Literal:
+        if value not in arguments or isinstance(value, bool):
+            allowed = ", ".join(map(repr, arguments))
+            raise ValueError(f"{where} is {value!r:.80}, and must be one of {allowed}")
+        return value
+    if hint is float and type(value) is int:
+        return value  # As it was written: a hash of it must not change.
+    if hint is float and (type(value) is float or value in _NOT_FINITE):
         return float(value)
     if hint is str and isinstance(value, str):
         _check_text(value, where)
@@ -71,12 +87,25 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r:.80}, which is no {getattr(hint, '__name__', hint)}")
 
 
+def _union_from_json(value: Any, hints: tuple[Any, ...], where: str) -> Any:
+    if value is None and types.NoneType in hints:
+        return None
+    kinds = {hint.__name__: hint for hint in hints if isinstance(hint, type)}
+    others = [hint for hint in hints if hint is not types.NoneType]
+    if len(others) == 1:
+        return from_json(value, others[0], where)
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"{where} is of kind {kind!r:.80}, and must be of {', '.join(kinds)}")
+    return from_json(value, kinds[kind], where)
+
+
 def read_json(path: Path, hint: Any) -> Any:
     """The JSON value of a file as `from_json` gives it.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it holds no such value; the message names it.
+      OSError: If the file cannot be read.
+      ValueError: If it holds no such value; the message names it.
     """
     try:
         return from_json(json.loads(path.read_bytes()), hint, "it")
@@ -88,8 +117,8 @@ def within(where: str, key: str) -> str:
     """The name of what a key leads to, on one line whatever the key.
 
     Example:
-        >>> print(within("run", "seed"), within("run", "a\\nb"))
-        run.seed run['a\\nb']
+      >>> print(within("run", "seed"), within("run", "a\\nb"))
+      run.seed run['a\\nb']
     """
     return f"{where}.{key}".strip(".") if key.isidentifier() else f"{where}[{key!r:.80}]"
 
@@ -119,11 +148,16 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _dataclass_from_json(value: dict[str, Any], cls: type, where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    kind = None if hasattr(cls, "kind") else value.get("kind")  # Records have kinds of their own.
+    if kind not in (None, cls.__name__):
+        raise ValueError(f"{where} is of kind {kind!r:.80}, and must be of {cls.__name__}")
+    for name in value.keys() - fields.keys() - {"kind"} if kind else ():
+        raise ValueError(f"{where} has a field {name!r:.80}, which {cls.__name__} has not")
     known = {}
-    for item in dataclasses.fields(cls):
-        if item.name in value:
-            hint = _hints(cls)[item.name]
-            known[item.name] = from_json(value[item.name], hint, f"{where}.{item.name}")
-        elif item.default is item.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{where} has no field {item.name!r}")
+    for name, field in fields.items():
+        if name in value:
+            known[name] = from_json(value[name], _hints(cls)[name], f"{where}.{name}")
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{where} has no field {name!r}")
     return cls(**known)

@@ -21,8 +21,7 @@ import optax
 
 import optax_strat
 from train.config.run import RunConfig
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import key
+from train.step.optimizer import build_optimizer
 from train.step.sharding import abstract_mesh
 from train.step.state import TrainState, abstract_state, state_bytes
 from train.tasks import task_of
@@ -161,7 +160,7 @@ def explain(config: RunConfig) -> Explanation:
     target = abstract_state(task_of(config), transformation, abstract_mesh(config.mesh))
     count = sum(leaf.size for leaf in jax.tree.leaves(target.params))
     return Explanation(
-        optimizer=key(config.optimizer),
+        optimizer=config.optimizer.key,
         learning_rate=config.optimizer.learning_rate,
         state_bytes_per_parameter=state_bytes(target.opt_state) / count,
         parameters=_parameters(transformation, target, decays=config.optimizer.weight_decay > 0),

@@ -18,9 +18,9 @@ import jax
 from train.config.run import RunConfig
 from train.inspection.aot_devices import temporary_bytes
 from train.inspection.budget import Budget, budget
-from train.optimizers.build import build_optimizer
 from train.step.accelerators import ACCELERATORS, AcceleratorName
 from train.step.accumulation import check_micro_batches
+from train.step.optimizer import build_optimizer
 from train.step.sharding import abstract_mesh, batch_sharding, mesh_shape
 from train.step.state import abstract_state
 from train.tasks import task_of

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.config.reading import read_run_config
+from train.config.plain import read_run_config
 from train.config.run import RunConfig
 from train.data import Place
 from train.host import provenance

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.config.run import config_hash
+from train.config.plain import config_hash
 from train.host import units
 from train.records.lines import EvalRecord, FinalRecord, RecordError, RunRecord, StepRecord, decode
 

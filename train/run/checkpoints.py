@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train.config.run import RunConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import RunConfig
 from train.host.allocator import give_back_freed_memory
 from train.host.disk import check_room, disk_explained
 from train.run.agreement import DAY_MS, from_first

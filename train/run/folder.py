@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config.run import RunConfig, first_difference, on_any_mesh, to_dict
+from train.config.plain import first_difference, on_any_mesh, to_dict
+from train.config.run import RunConfig
 from train.host.disk import FULL, disk_explained
 from train.host.files import locked, write_whole
 from train.host.typed_json import read_json

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh
 
-from train.config.run import Contestant, Entry, RunConfig, config_hash, to_dict
+from train.config.comparison import Contestant, Entry
+from train.config.plain import config_hash, to_dict
+from train.config.run import RunConfig
 from train.host import provenance
 from train.host.disk import disk_explained
 from train.records.lines import (

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from train.config.run import Contestant, RunConfig, config_hash
+from train.config.comparison import Contestant
+from train.config.plain import config_hash
+from train.config.run import RunConfig
 from train.records.lines import FinalRecord
 from train.run.agreement import SharedStopRequest, check_same
 from train.run.checkpoints import run_checkpointer

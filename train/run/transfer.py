@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train.config.reading import read_run_config
-from train.config.run import MeshConfig, RunConfig, config_hash, to_dict
-from train.optimizers.build import build_optimizer
+from train.config.plain import config_hash, read_run_config, to_dict
+from train.config.run import MeshConfig, RunConfig
 from train.run.checkpoint_checks import check_step
 from train.run.checkpoint_folders import damage, read_newest_whole, steps
 from train.run.checkpoints import run_checkpointer
@@ -34,6 +33,7 @@ from train.run.folder import (
 )
 from train.run.training_clock import NOTHING_SPENT
 from train.run.weights import About, load_weights, read_about, save_weights
+from train.step.optimizer import build_optimizer
 from train.step.sharding import make_mesh, replicated
 from train.step.state import TrainState, abstract_state
 from train.tasks import task_of

@@ -50,7 +50,7 @@ class About:
     """Names the configuration of the run that they were trained by."""
     step: int
     model: dict[str, Any]
-    """The model's configuration, as `train.config.run.to_dict` gives it."""
+    """The model's configuration, as `train.config.plain.to_dict` gives it."""
     sha256: dict[str, str] = field(default_factory=dict)
     """Of every tensor's bytes, by its name in the file."""
     schema: int = SCHEMA

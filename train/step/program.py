@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from train.config.run import RunConfig
 from train.host.allocator import keep_freed_memory
 from train.host.compiling import CompileTime
-from train.optimizers.build import Optimizer, build_optimizer
 from train.step.accumulation import check_micro_batches
+from train.step.optimizer import Optimizer, build_optimizer
 from train.step.sharding import batch_sharding, make_mesh, tracing_on
 from train.step.state import TrainState, abstract_state, init_state, state_bytes_per_parameter
 from train.step.train_step import Metrics, make_eval_step, make_train_step

@@ -1,15 +1,19 @@
 """Configurations refuse what cannot work, in one sentence, and have a name of their own."""
 
 import dataclasses
+import functools
 import math
+import re
 
 import pytest
 
 from tests.support import tiny
 from train.config import named
-from train.config.run import Contestant, ScheduleConfig, config_hash, first_difference, to_dict
+from train.config.comparison import Contestant
+from train.config.plain import config_hash, first_difference, run_config, to_dict
+from train.config.run import ScheduleConfig
 from train.inspection.budget import budget, refuse_unless_accepted
-from train.optimizers.settings import Aardvark, AdamW
+from train.optimizers import Aardvark, AdamW
 from train.tasks import task_of
 
 
@@ -30,6 +34,31 @@ from train.tasks import task_of
 def test_what_cannot_work_is_refused_when_it_is_written(tmp_path, change, sentence):
     with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
         tiny.run_config(tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("optimizer.b1", "x", "configuration.optimizer.b1 is 'x', which is no float"),
+        ("optimizer.clip", [1.0], "optimizer.clip is [1.0], which is no float"),
+        ("optimizer.kind", "SGD", "optimizer is of kind 'SGD', and must be of AdamW, AdEMAMix"),
+        ("optimizer.b3", 0.9, "optimizer has a field 'b3', which AdamW has not"),
+        ("log_every", 2.5, "log_every is 2.5, which is no int"),
+        ("steps", True, "steps is True, which is no int"),
+        ("mesh.axes", "wobbly", "mesh.axes is 'wobbly', and must be one of 'auto', 'explicit'"),
+        ("schedule.decay", "zigzag", "decay is 'zigzag', and must be one of 'cosine', 'linear'"),
+        ("schedule", 3, "schedule is 3, which is no ScheduleConfig"),
+        ("model.kind", "DataConfig", "model is of kind 'DataConfig', and must be of Transformer"),
+        ("kind", "Comparison", "configuration is of kind 'Comparison', and must be of RunConfig"),
+        ("model", None, "model is None, which is no TransformerConfig"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_by_the_setting(path, value, sentence):
+    fields = to_dict(named.nano())
+    *parents, name = path.split(".")
+    functools.reduce(dict.__getitem__, parents, fields)[name] = value
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        run_config(fields)
 
 
 def test_every_setting_changes_the_hash(tmp_path):

@@ -19,8 +19,8 @@ from tests.support import tiny
 from train.config.run import ScheduleConfig
 from train.data import Batch
 from train.experiments import ladders
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import AdamW, AdEMAMix, Lion
+from train.optimizers import AdamW, AdEMAMix, Lion
+from train.step.optimizer import build_optimizer
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
 from train.tasks import task_of

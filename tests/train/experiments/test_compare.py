@@ -10,13 +10,14 @@ from rich.console import Console
 
 from tests.support import tiny
 from train.cli.progress import RunDisplay
-from train.config.run import Comparison, Contestant, Experiment
+from train.config.comparison import Comparison, Contestant
+from train.config.run import Experiment
 from train.experiments import compare as compare_module
 from train.experiments.compare import compare
 from train.experiments.costs import measure as costs_module
 from train.experiments.workers import other_workers
 from train.host.signals import Interrupted
-from train.optimizers.settings import AdamW, StratOpt
+from train.optimizers import AdamW, StratOpt
 from train.records.lines import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
 from train.report.comparison_report import report
 from train.run.folder import held

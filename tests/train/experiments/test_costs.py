@@ -13,14 +13,14 @@ import pytest
 import models
 from tests.support import tiny
 from tests.support.synthetic_comparison import cost_record, final_record, run_record, write_run
-from train.config.run import Contestant
+from train.config.comparison import Contestant
 from train.data import Batch
 from train.experiments.costs import hlo
 from train.experiments.costs.interleaved_timing import take_turns
 from train.experiments.costs.measure import UPDATE_ROUNDS, measure_costs
 from train.experiments.costs.mesh import EIGHT, measure_mesh_costs, mesh_cost
 from train.host.compiling import CompileTime
-from train.optimizers.settings import Lion
+from train.optimizers import Lion
 from train.records.kinds import MeshCost, Ratio, UpdateCost
 from train.records.lines import RecordWriter, decode, encode
 from train.report.comparison import load

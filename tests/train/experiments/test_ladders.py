@@ -12,10 +12,11 @@ import pytest
 import optax_strat
 from models import PRESETS
 from tests.support import tiny
-from train.config.run import Comparison, Contestant, ScheduleConfig
+from train.config.comparison import Comparison, Contestant
+from train.config.run import ScheduleConfig
 from train.experiments import ladders
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, Lion, Muon, StratOpt
+from train.optimizers import Aardvark, AdamW, Lion, Muon, StratOpt
+from train.step.optimizer import build_optimizer
 
 BASE = AdamW(learning_rate=2e-3, b1=0.85, b2=0.97, eps=1e-7, weight_decay=0.3, clip=0.8)
 NANO = PRESETS["nano"]

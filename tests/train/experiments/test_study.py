@@ -7,12 +7,13 @@ from rich.console import Console
 
 from tests.support import tiny
 from train.cli.progress import RunDisplay
-from train.config.run import Comparison, Contestant, Experiment
+from train.config.comparison import Comparison, Contestant
+from train.config.run import Experiment
 from train.data import DataConfig
 from train.experiments.study import Study, comparisons, of_length, run_study, tuned_optimizers
 from train.experiments.tuning import tuning_of
-from train.optimizers.search_spaces import search_space
-from train.optimizers.settings import AdamW, Lion, StratOpt
+from train.optimizers import AdamW, Lion, StratOpt
+from train.optimizers.search_space import search_space
 from train.records.lines import FinalRecord, RunRecord, read_records
 
 TUNED = (AdamW(learning_rate=2e-3), Lion(learning_rate=4e-4), StratOpt(learning_rate=1e-3))

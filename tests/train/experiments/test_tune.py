@@ -27,8 +27,8 @@ from train.experiments.tuning import Tuning, nano_tuning
 from train.experiments.workers import other_workers
 from train.host.disk import DiskError
 from train.host.signals import Interrupted
-from train.optimizers.search_spaces import search_space
-from train.optimizers.settings import AdamW, Lion, StratOpt
+from train.optimizers import AdamW, Lion, StratOpt
+from train.optimizers.search_space import search_space
 from train.records.lines import FinalRecord, RunRecord, read_records
 from train.report.tuning.report import tuning_report
 from train.run.folder import check_owner, finished

@@ -12,7 +12,7 @@ import models
 from tests.support import tiny
 from train.config.run import MeshConfig
 from train.inspection.explain import explain, links
-from train.optimizers.settings import Aardvark, AdamW, Muon, StratOpt
+from train.optimizers import Aardvark, AdamW, Muon, StratOpt
 
 
 def names(chain):

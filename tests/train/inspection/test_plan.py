@@ -12,7 +12,7 @@ from train.config import named
 from train.config.run import MeshConfig
 from train.inspection.plan import make_plan
 from train.inspection.tables import plan_table
-from train.optimizers.build import build_optimizer
+from train.step.optimizer import build_optimizer
 from train.step.program import build_program
 from train.step.sharding import make_mesh
 from train.step.state import init_state

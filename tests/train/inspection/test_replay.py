@@ -11,10 +11,11 @@ from tests.support import tiny
 from tests.support.poison import PoisonedData
 from tests.train.run.test_weights import ABOUT
 from train.cli import main
-from train.config.run import MeshConfig, to_dict
+from train.config.plain import to_dict
+from train.config.run import MeshConfig
 from train.data import open_dataset
 from train.inspection.replay import replay
-from train.optimizers.settings import Aardvark
+from train.optimizers import Aardvark
 from train.records.lines import StepRecord, read_records
 from train.run.train import train
 from train.run.transfer import import_weights

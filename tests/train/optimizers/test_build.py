@@ -13,9 +13,8 @@ from optax import contrib
 import optax_strat
 from tests.support import tiny
 from train.config.run import ScheduleConfig
-from train.optimizers.build import build_optimizer
-from train.optimizers.schedules import learning_rate_schedule
-from train.optimizers.settings import LAMB, Adafactor, AdamW, AdEMAMix, Lion, Muon
+from train.optimizers import LAMB, Adafactor, AdamW, AdEMAMix, Lion, Muon
+from train.step.optimizer import build_optimizer
 
 STEPS = 10
 FLAT = ScheduleConfig(warmup_steps=0, decay="constant")
@@ -180,10 +179,10 @@ def test_muon_on_one_stratum_leaves_the_others_to_adamw(stratum, params):
 
 
 def test_the_schedule_warms_up_linearly_and_ends_at_its_fraction():
-    rate = learning_rate_schedule(2.0, ScheduleConfig(4, "cosine", 0.1), 20)
+    rate = ScheduleConfig(4, "cosine", 0.1).build(2.0, 20)
     np.testing.assert_allclose([rate(k) for k in range(4)], [0.5, 1.0, 1.5, 2.0])
     np.testing.assert_allclose([rate(4), rate(12), rate(20)], [2.0, 1.1, 0.2], rtol=1e-6)
-    linear = learning_rate_schedule(2.0, ScheduleConfig(4, "linear", 0.0), 20)
+    linear = ScheduleConfig(4, "linear", 0.0).build(2.0, 20)
     np.testing.assert_allclose([linear(4), linear(12), linear(20)], [2.0, 1.0, 0.0], atol=1e-7)
-    constant = learning_rate_schedule(2.0, ScheduleConfig(0, "constant"), 20)
+    constant = ScheduleConfig(0, "constant").build(2.0, 20)
     np.testing.assert_allclose([constant(0), constant(19)], 2.0)

@@ -2,46 +2,45 @@
 
 import dataclasses
 import math
-import typing
 
 import numpy as np
 import pytest
 
-from train.config import named
-from train.config.run import to_dict
+from train.config.plain import to_dict
 from train.experiments.tuning import sobol_points
-from train.optimizers.dimensions import Choices, LogComplement, LogUniform, Uniform, from_dict
-from train.optimizers.search_spaces import PAPERS_RATE, SPACES, SearchSpace, search_space
-from train.optimizers.settings import AdamW, Lion, OptimizerConfig, StratOpt, key
+from train.host.typed_json import from_json
+from train.optimizers import OPTIMIZERS, AdamW, Lion, StratOpt
+from train.optimizers.dimensions import Choices, Dimension, LogComplement, LogUniform, Uniform
+from train.optimizers.search_space import PAPERS_RATE, SearchSpace, search_space
 
 RATE = LogUniform("learning_rate", 1e-4, 1e-2)
-KINDS = [typing.get_args(annotated)[0] for annotated in typing.get_args(OptimizerConfig)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_every_optimizer_tunes_its_rate_its_decay_and_how_long_it_averages(kind):
     rate, decay, averaging = search_space(kind()).dimensions
     assert (rate.field, decay.field) == ("learning_rate", "weight_decay")
     assert averaging.field in ("b2", "beta", "decay_rate")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_every_range_of_rates_is_three_decades_and_of_decays_two_around_the_default(kind):
-    rate, decay, _ = SPACES[kind]
+    rate, decay, _ = kind.search
     assert math.log10(rate.high / rate.low) == pytest.approx(3)
     assert rate.low < PAPERS_RATE < rate.high
     assert decay.high / decay.low == pytest.approx(100)
     assert decay.place(kind().weight_decay) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("optimizer", named.nano_optimizers(), ids=key)
-def test_the_best_rate_of_the_nano_grid_lies_well_inside(optimizer):
-    assert 0.1 < SPACES[type(optimizer)][0].place(optimizer.learning_rate) < 0.9
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_rate_of_the_nano_comparison_lies_well_inside(kind):
+    optimizer = kind.nano()
+    assert 0.1 < optimizer.search[0].place(optimizer.learning_rate) < 0.9
 
 
 def test_where_large_models_were_tuned_lies_inside():
-    assert 0.1 < SPACES[AdamW][0].place(8e-3) < 0.9
-    assert 0.1 < SPACES[Lion][0].place(1e-3) < SPACES[Lion][0].place(2e-3) < 0.9
+    assert 0.1 < AdamW.search[0].place(8e-3) < 0.9
+    assert 0.1 < Lion.search[0].place(1e-3) < Lion.search[0].place(2e-3) < 0.9
 
 
 def test_the_first_trial_is_the_defaults_at_the_papers_rate():
@@ -51,7 +50,7 @@ def test_the_first_trial_is_the_defaults_at_the_papers_rate():
 
 def test_a_point_of_the_cube_is_the_same_place_in_every_space():
     point = (0.25, 0.5, 0.75)
-    for kind in KINDS:
+    for kind in OPTIMIZERS:
         space = search_space(kind())
         found = space.at(point)
         places = [d.place(getattr(found, d.field)) for d in space.dimensions]
@@ -78,7 +77,7 @@ def test_choices_share_the_interval_evenly():
 
 def test_every_dimension_survives_being_written_as_json():
     for dimension in (RATE, Uniform("a", 0.0, 1.0), Choices("reference", ("a", "b"))):
-        assert from_dict(to_dict(dimension)) == dimension
+        assert from_json(to_dict(dimension), Dimension, "it") == dimension
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.synthetic_comparison import STEPS, records, run_record, write_comparison
-from train.config.run import config_hash
+from train.config.plain import config_hash
 from train.records.check import check_records
 from train.records.files import pack
 from train.records.lines import encode

@@ -6,7 +6,7 @@ from tests.support import ROOT
 from tests.support.synthetic_comparison import final_record, run_record, write_comparison
 from tests.support.synthetic_study import write_papers_rate
 from tests.train.report.tuning.test_report import tuning_of, write_tuning
-from train.optimizers.settings import AdamW, Lion
+from train.optimizers import AdamW, Lion
 from train.records.files import pack
 from train.records.lines import RecordError, encode
 from train.report.comparison import load

@@ -16,7 +16,7 @@ from tests.support.synthetic_comparison import (
     write_run,
 )
 from tests.train.report.tuning.test_report import tuning_of, write_tuning
-from train.optimizers.settings import AdamW, Lion
+from train.optimizers import AdamW, Lion
 from train.records.files import pack, report_folder
 from train.records.lines import RecordError, RecordWriter, RunRecord, decode, encode
 from train.report.comparison import load

@@ -19,9 +19,9 @@ from tests.train.report.tuning.test_report import tuning_of, write_tuning
 from train.cli import train
 from train.cli.main import main
 from train.cli.progress import RunDisplay
-from train.config.run import Contestant
+from train.config.comparison import Contestant
 from train.experiments.queue import Heartbeat
-from train.optimizers.settings import AdamW
+from train.optimizers import AdamW
 from train.records.files import pack
 from train.records.kinds import MeshCost
 from train.records.lines import RecordWriter, RunRecord, encode, read_records

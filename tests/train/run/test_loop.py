@@ -17,11 +17,12 @@ import pytest
 from tests.support import tiny
 from train.cli import main
 from train.config import named
-from train.config.run import MeshConfig, config_hash, to_dict
+from train.config.plain import config_hash, to_dict
+from train.config.run import MeshConfig
 from train.data import open_dataset
 from train.host.signals import Interrupted
 from train.inspection.out_of_memory import OutOfMemoryError, explain_out_of_memory, memory_explained
-from train.optimizers.settings import Aardvark
+from train.optimizers import Aardvark
 from train.records.lines import EvalRecord, FinalRecord, RunRecord, StepRecord, read_records
 from train.run.checkpoints import Checkpointer, CheckpointError
 from train.run.folder import held
@@ -202,7 +203,7 @@ import os, signal
 from pathlib import Path
 from tests.support import tiny
 from train.run.train import train
-from train.optimizers.settings import Aardvark
+from train.optimizers import Aardvark
 
 def die(progress):
     if progress.step == 10:

@@ -22,13 +22,14 @@ from optax_strat import (
 from tests.support import tiny
 from tests.support.poison import LEAVES, PoisonedData, poisoned, spoil_gradients
 from train.cli import main
-from train.config.run import MeshConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import MeshConfig
 from train.data import open_dataset
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.optimizers import Aardvark, AdamW, StratOpt
 from train.records.lines import EvalRecord, FinalRecord, SpikeRecord, StepRecord, read_records
 from train.run.checkpoints import Checkpointer
 from train.run.train import StuckError, train
+from train.step.optimizer import build_optimizer
 from train.step.program import build_program
 from train.step.state import TrainState
 from train.step.train_step import make_train_step

@@ -14,11 +14,11 @@ import pytest
 
 import models
 from tests.support import tiny
-from train.config.run import MeshConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import MeshConfig
 from train.data import open_dataset
 from train.host.signals import Interrupted
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
+from train.optimizers import Aardvark, AdamW, AdEMAMix, Lion, Muon, StratOpt
 from train.records.lines import EvalRecord, StepRecord, read_records
 from train.run.checkpoints import Checkpointer, CheckpointError
 from train.run.folder import finished, held
@@ -30,6 +30,7 @@ from train.run.population.members import (
     settings,
 )
 from train.run.train import StuckError, train
+from train.step.optimizer import build_optimizer
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
 from train.tasks import task_of

@@ -18,7 +18,8 @@ import safetensors.numpy
 from jax.sharding import SingleDeviceSharding
 
 from tests.support import tiny
-from train.config.run import MeshConfig, config_hash, to_dict
+from train.config.plain import config_hash, to_dict
+from train.config.run import MeshConfig
 from train.host.disk import DiskError
 from train.records.lines import EvalRecord, RunRecord, read_records
 from train.run.checkpoint_checks import leaves_by_path

@@ -14,8 +14,8 @@ from tests.support import tiny
 from tests.support.donated import overflow_branches
 from train.config.run import MeshConfig
 from train.experiments.costs.hlo import COLLECTIVES, parse, size
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.optimizers import Aardvark, AdamW, StratOpt
+from train.step.optimizer import build_optimizer
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh, tracing_on
 from train.step.state import abstract_state

@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from tests.support import tiny
 from tests.train.step.test_collectives import FSDP, collectives, step
 from tests.train.step.test_sharding import FAST, MESHES, check_same_training, trained
-from train.optimizers.settings import Adafactor, Muon, StratOpt
+from train.optimizers import Adafactor, Muon, StratOpt
 from train.run.checkpoints import Checkpointer
 from train.run.training_clock import NOTHING_SPENT
 

@@ -14,8 +14,8 @@ import models
 from tests.support import tiny
 from train.config.run import MeshConfig
 from train.data import Batch
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import Aardvark, AdamW, StratOpt
+from train.optimizers import Aardvark, AdamW, StratOpt
+from train.step.optimizer import build_optimizer
 from train.step.program import build_program
 from train.step.sharding import batch_sharding, make_mesh, parameter_shardings, process_share
 from train.step.state import abstract_state, init_state, state_bytes

@@ -13,7 +13,7 @@ import pytest
 import models
 from tests.support import tiny
 from train.data import Batch
-from train.optimizers.build import build_optimizer
+from train.step.optimizer import build_optimizer
 from train.step.state import TrainState
 from train.step.train_step import make_train_step
 from train.tasks import task_of

@@ -13,7 +13,7 @@ import pytest
 from optax_strat import Layers
 from tests.support import tiny
 from train.config.run import MeshConfig
-from train.optimizers.settings import AdamW, Lion
+from train.optimizers import AdamW, Lion
 from train.records.lines import DataSummary, read_records
 from train.run.population import train_population
 from train.run.train import train

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from train.config.run import Contestant, MeshConfig
+from train.config.comparison import Contestant
+from train.config.run import MeshConfig
 from train.data import Batch
 from train.experiments.costs.interleaved_timing import (
     compile_update,

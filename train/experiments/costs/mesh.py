@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.config.reading import run_config
-from train.config.run import MeshConfig, RunConfig, to_dict
+from train.config.plain import run_config, to_dict
+from train.config.run import MeshConfig, RunConfig
 from train.experiments.costs.hlo import collective_bytes
 from train.inspection.plan import make_plan
 from train.records.kinds import MeshCost

@@ -22,7 +22,7 @@ from matplotlib.ticker import (
 )
 
 from train.host import units
-from train.optimizers.search_spaces import PAPERS_RATE
+from train.optimizers.search_space import PAPERS_RATE
 from train.report import comparison_figures, row_panels
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label
 from train.report.statistics import PERCENT

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from train.host import units
-from train.optimizers.search_spaces import PAPERS_RATE
+from train.optimizers.search_space import PAPERS_RATE
 from train.records.lines import RunRecord
 from train.report.comparison import Comparison, Group, load
 from train.report.ladder import rungs

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.host import units
-from train.optimizers.search_spaces import PAPERS_RATE
+from train.optimizers.search_space import PAPERS_RATE
 from train.report.comparison import Group
 from train.report.statistics import PERCENT, Estimate
 from train.report.study.parts import Sweep, is_papers_rate, rate_of

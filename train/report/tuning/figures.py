@@ -20,7 +20,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from train.optimizers.search_spaces import PAPERS_RATE
+from train.optimizers.search_space import PAPERS_RATE
 from train.report import comparison_figures
 from train.report.comparison_figures import Curve
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label, looks

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.host.typed_json import read_json
-from train.optimizers.dimensions import Dimension, from_dict
+from train.host.typed_json import from_json, read_json
+from train.optimizers.dimensions import Dimension
 from train.records.files import TUNING, record_files
 from train.records.lines import FinalRecord
 from train.report.comparison import Comparison, Group
@@ -157,7 +157,7 @@ class _Space:
 
     def parsed(self) -> tuple[Dimension, ...]:
         """The dimensions."""
-        return tuple(map(from_dict, self.dimensions))
+        return tuple(from_json(fields, Dimension, "a dimension") for fields in self.dimensions)
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.config.run import RunConfig, ScheduleConfig, first_difference, to_dict
-from train.optimizers.build import build_optimizer
-from train.optimizers.settings import OptimizerConfig
+from train.config.plain import first_difference, to_dict
+from train.config.run import RunConfig, ScheduleConfig
+from train.optimizers import OptimizerConfig
+from train.step.optimizer import build_optimizer
 
 
 def settings(optimizer: OptimizerConfig) -> dict[str, Any]:
     """What an optimizer's configuration sets, by name; a part that is switched off sets nothing.
 
     Example:
-      >>> from train.optimizers.settings import StratOpt
+      >>> from train.optimizers import StratOpt
       >>> {name: value for name, value in settings(StratOpt()).items() if "scale" in name}
       {'scale_bounds/0': 0.1, 'scale_bounds/1': 10.0}
     """
@@ -40,7 +41,7 @@ def with_numbers(optimizer: OptimizerConfig, numbers: Mapping[str, Any]) -> Opti
       numbers: By name, as `settings` names them.
 
     Example:
-      >>> from train.optimizers.settings import StratOpt
+      >>> from train.optimizers import StratOpt
       >>> changed = with_numbers(StratOpt(), {"b2": 0.98, "scale_bounds/1": 2.0})
       >>> changed.b2, changed.scale_bounds
       (0.98, (0.1, 2.0))
@@ -58,7 +59,7 @@ def free_numbers(optimizer: OptimizerConfig) -> tuple[str, ...]:
     program: it cannot be built around one that is unknown.
 
     Example:
-      >>> from train.optimizers.settings import Aardvark, Lion
+      >>> from train.optimizers import Aardvark, Lion
       >>> free_numbers(Lion())
       ('b1', 'b2', 'clip', 'learning_rate', 'weight_decay')
       >>> "head" in free_numbers(Aardvark(scaling="normalized"))  # The mean is taken in Python.
@@ -78,7 +79,7 @@ def differing_numbers(optimizers: Sequence[OptimizerConfig]) -> dict[str, np.nda
       optimizers: Configurations that agree in everything but their free numbers.
 
     Example:
-      >>> from train.optimizers.settings import Lion
+      >>> from train.optimizers import Lion
       >>> differing_numbers([Lion(b1=0.5), Lion(b1=0.75)])
       {'b1': array([0.5 , 0.75], dtype=float32)}
     """

@@ -23,8 +23,8 @@ from jax.sharding import PartitionSpec as Spec
 
 from train.config.run import RunConfig
 from train.host.allocator import keep_freed_memory
-from train.optimizers.build import Optimizer, build_optimizer
 from train.run.population.members import check_together, differing_numbers, with_numbers
+from train.step.optimizer import Optimizer, build_optimizer
 from train.step.program import peak_bytes
 from train.step.state import TrainState, state_bytes_per_parameter
 from train.step.train_step import Metrics, make_eval_step, make_train_step

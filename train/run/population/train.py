@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-from train.config.run import RunConfig, config_hash
+from train.config.plain import config_hash
+from train.config.run import RunConfig
 from train.records.lines import FinalRecord
 from train.run.agreement import SharedStopRequest
 from train.run.checkpoints import Checkpointer

@@ -17,8 +17,8 @@ from tests.support import tiny
 from tests.support.synthetic_comparison import final_record, run_record
 from train.config.run import Experiment
 from train.experiments.tuning import Tuning
-from train.optimizers.search_spaces import search_space
-from train.optimizers.settings import AdamW, Lion, StratOpt
+from train.optimizers import AdamW, Lion, StratOpt
+from train.optimizers.search_space import search_space
 from train.records.lines import EvalRecord, RecordWriter
 from train.report.tuning.report import tuning_report
 from train.report.tuning.tables import (
