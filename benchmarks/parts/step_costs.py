@@ -15,6 +15,7 @@ from train.experiments.costs.measure import measure_costs
 from train.optimizers import OPTIMIZERS, OptimizerConfig, StratOpt
 from train.records.lines import CostRecord
 from train.step.program import Program, build_program
+from train.tasks import task_of
 
 TIME, MEMORY = 1.005, 0.9
 """Targets, of AdamW's: of our two optimizers' time, and of the memory of StratOpt with moments in
@@ -68,9 +69,9 @@ def measure(
     for name in only:
         if name not in CONTESTANTS:
             raise ValueError(f"There is no {name!r} to compare: choose from {[*CONTESTANTS]}.")
-    names = dict.fromkeys(("adamw", *only))
+    names, task = dict.fromkeys(("adamw", *only)), task_of(config)
     programs = {
-        name: build_program(dataclasses.replace(config, optimizer=CONTESTANTS[name]))
+        name: build_program(dataclasses.replace(config, optimizer=CONTESTANTS[name]), task)
         for name in names
     }
     adamw, *others = programs.values()

@@ -59,7 +59,8 @@ def program(cache):
     """Of Aardvark, on eight devices; its batches may be poisoned."""
     with pytest.MonkeyPatch.context() as patch:
         spoil_gradients(patch)
-        return build_program(tiny.run_config(cache, optimizer=OPTIMIZERS[0], mesh=SHARDED))
+        config = tiny.run_config(cache, optimizer=OPTIMIZERS[0], mesh=SHARDED)
+        return build_program(config, task_of(config))
 
 
 def as_bits(tree):

@@ -50,7 +50,7 @@ def measure_mesh_costs(
     shape = mesh_shape(mesh)
     runs = [dataclasses.replace(config, mesh=mesh) for config in configs]
     devices = f"--xla_force_host_platform_device_count={math.prod(shape)}"
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{devices} {_QUICK}", "PYTHONPATH": path}
     try:
         done = subprocess.run(
