@@ -61,7 +61,8 @@ def run(arguments: list[str]) -> None:
     )
     if final.tokens_per_second is not None and final.peak_bytes is not None:
         speed = Speed(final.tokens_per_second, final.peak_flops, final.mfu)
-        console.print(f"{speed}; {size(final.peak_bytes)} a device.", highlight=False)
+        formula = f", {task.flops_formula} FLOPs a token" if final.mfu is not None else ""
+        console.print(f"{speed}{formula}; {size(final.peak_bytes)} a device.", highlight=False)
 
 
 def compare(arguments: list[str]) -> None:

@@ -57,6 +57,8 @@ class Plan:
     device: AcceleratorName
     utilization: float
     """The part of the peak that the run is assumed to reach."""
+    parameters: int
+    """How many the model has."""
     memory: Memory
 
     @property
@@ -168,7 +170,8 @@ def make_plan(
         activations,
         compiled=target is not None,
     )
-    return Plan(config, task, device, utilization, memory)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return Plan(config, task, device, utilization, count, memory)
 
 
 def _platform(device: AcceleratorName) -> str:

@@ -11,12 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
-from rich.tree import Tree
 
-import models
 from train.host.units import count, duration, size
 from train.inspection.budget import LIMIT_HOURS
-from train.inspection.explain import Explanation, Link, Parameter
+from train.inspection.explain import Explanation, Parameter
 from train.inspection.plan import USABLE, Plan
 from train.inspection.replay import Replay, Row
 from train.step.accelerators import ACCELERATORS
@@ -37,16 +35,16 @@ def plan_table(plan: Plan, reported_hours: float | None = None) -> Table:
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("")
 
-    parameters = models.parameter_count(config.model).total
-    flops = models.flops_per_token(config.model, config.context)
-    table.add_row("parameters", f"{parameters:,}", f"{config.model.layers} layers")
+    parameters = plan.parameters
+    table.add_row("parameters", f"{parameters:,}", plan.task.name)
     table.add_row(
         "tokens",
         count(plan.budget.tokens),
         f"{config.steps:,} steps of {config.batch_size:,} x {config.context:,}; "
         f"{count(plan.budget.tokens / parameters)} a parameter",
     )
-    table.add_row("FLOPs a token", count(flops), models.FLOPS_FORMULA)
+    if plan.task.flops_per_token is not None:
+        table.add_row("FLOPs a token", count(plan.task.flops_per_token), plan.task.flops_formula)
     table.add_row("FLOPs", f"{plan.budget.flops:.3g}", "rematerialization not counted")
     at = f"at {plan.utilization:.0%} of {device.peak_flops / 1e12:,.0f} TFLOP/s a device, bfloat16"
     table.add_row("tokens/s", count(plan.tokens_per_second), at)
@@ -90,8 +88,10 @@ def _add_memory(table: Table, plan: Plan) -> None:
 
 
 def explanation_tables(explanation: Explanation) -> Group:
-    """The strata, and the chain under them."""
-    return Group(_strata(explanation), _chain(explanation))
+    """The parameters by layer type, then the optimizer's settings and its state."""
+    settings = ", ".join(f"{name}={value}" for name, value in explanation.settings.items())
+    title = f"[bold]{explanation.optimizer}[/]  {escape(settings)}"
+    return Group(_strata(explanation), title, "", _state(explanation))
 
 
 def _strata(explanation: Explanation) -> Table:
@@ -113,19 +113,13 @@ def _strata(explanation: Explanation) -> Table:
     return table
 
 
-def _chain(explanation: Explanation) -> Tree:
-    state = f"{explanation.state_bytes_per_parameter:.3g} bytes of state a parameter"
-    tree = Tree(f"[bold]{explanation.optimizer}[/], what a gradient passes in order; {state}")
-    for link in explanation.chain:
-        _grow(tree, link)
-    return tree
-
-
-def _grow(tree: Tree, link: Link) -> None:
-    settings = ", ".join(f"{name}={value}" for name, value in link.settings.items())
-    branch = tree.add(f"[bold]{escape(link.name)}[/]  {escape(settings)}".rstrip())
-    for part in link.parts:
-        _grow(branch, part)
+def _state(explanation: Explanation) -> Table:
+    table = _table("state", "field", "arrays", "size")
+    for part in explanation.state:
+        name = part.state.rpartition(" / ")[2]
+        table.add_row(escape(name), part.field, str(part.arrays), size(part.bytes))
+    table.add_row("a parameter", "", "", f"{explanation.state_bytes_per_parameter:.3g} B")
+    return table
 
 
 def _shape(parameter: Parameter) -> str:

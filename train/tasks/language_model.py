@@ -48,6 +48,7 @@ def language_model(experiment: Experiment, dataset: Dataset | None = None) -> Ta
         unit="nats a token",
         bits_per_byte=text.bits_per_byte,
         flops_per_token=models.flops_per_token(model, experiment.context),
+        flops_formula=models.FLOPS_FORMULA,
         logical_axes=models.logical_axes(model),
         activation_bytes=functools.partial(estimate_activations, experiment),
         text=lambda: text,

@@ -71,6 +71,8 @@ class Task:
     """A loss as bits a byte of text, which compares tokenizers."""
     flops_per_token: float | None = None
     """Floating-point operations of a training step for each of its tokens."""
+    flops_formula: str = ""
+    """How these are counted, for people."""
     logical_axes: Any = None
     """For each parameter a tuple that names its dimensions, as `train.step.sharding.RULES` knows
     them; None replicates the parameters."""

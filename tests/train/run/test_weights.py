@@ -310,7 +310,9 @@ def test_a_run_that_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint of step 5: those there are of steps 4"):
         export_weights(run, tmp_path / "out", step=5)
     (run / "config.json").write_text('{"model": {"layers": "two"}}')
-    with pytest.raises(ValueError, match=r"config.json is damaged: the configuration.model has no field"):
+    with pytest.raises(
+        ValueError, match=r"config.json is damaged: the configuration.model has no field"
+    ):
         export_weights(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").touch()
