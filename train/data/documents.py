@@ -1,9 +1,4 @@
-"""What every source gives: documents, one after the other, the same every time.
-
-The one error of the data pipeline: a sentence with the place and the way out.
-
-How far the preparation of data has come.
-"""
+"""What every source gives, the error of reading one, and how far preparing has come."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The folder of compiled programs: machine code, which JAX runs as it finds it.
+"""How long compiling takes, and the folder in which JAX keeps compiled programs.
 
-Everything else that we read is data. Who can write into this folder can run programs as whoever
-trains, so it is used only where nobody else can.
-
-How long compiling takes, also where a cache of earlier runs spares it.
+That folder holds machine code, which JAX runs as it finds it, where everything else that we read is
+data. Who can write into it can run programs as whoever trains, so it is used only where nobody else
+can. The time counts what a program would have taken where the folder had it already.
 """
 
 from __future__ import annotations

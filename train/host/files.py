@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all, whenever the process dies or the power goes.
+"""Files that are written whole or not at all, and locks on files.
 
-Locks on files: the system lets them go when their process ends, however it ends.
+A file gets its name when all of it is on the disk, so a killed process or lost power leaves the old
+one or the new one. The system lets a lock go when the process that holds it ends, however it ends.
 """
 
 from __future__ import annotations

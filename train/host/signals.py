@@ -1,14 +1,14 @@
-"""Signals at all other times, from the first import on: the process says so and ends.
-
-Python runs a signal's handler between two of its own instructions, so a thread that compiles, or
-waits for another machine, would stop only when it is done. A second thread hears of every signal
-at once, and ends the process where the first does not begin to. That loses no more than a kill
-would, which is nothing that was finished.
-
-Signals while a run is under way: it stops between two steps, with its state saved.
+"""What asks a process to stop, and how it stops: between two steps of a run, or at once.
 
 SIGINT is Ctrl-C. SIGTERM is what schedulers send before they take a machine away (SLURM,
 Kubernetes, spot machines), SIGUSR1 what some SLURM sites send instead, SIGHUP a closed terminal.
+
+While a run is under way (`StopRequest`) it stops between two steps, with its state saved. At all
+other times (`Stopping`, from the first import on) the process says so and ends. Python runs a
+signal's handler between two of its own instructions, so a thread that compiles, or waits for
+another machine, would stop only when it is done. A second thread hears of every signal at once, and
+ends the process where the first does not begin to. That loses no more than a kill would, which is
+nothing that was finished.
 """
 
 from __future__ import annotations

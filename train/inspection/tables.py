@@ -1,9 +1,4 @@
-"""A plan as a table for people.
-
-An explanation as tables for people.
-
-A replayed step as tables for people.
-"""
+"""Tables for the terminal: of a plan, of an explanation, of a replayed step."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
 """What the records of a run say, one frozen dataclass for each kind of line.
 
 Times are in seconds, sizes in bytes, losses in nats per token. Norms are keyed by layer type.
-
-Parts of a cost record: ratios of times taken in turn, the update alone, and a device of a mesh.
-
-Times are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ The stream is cut before every end of a document, and what is longer than a row 
 the longest to the shortest, each piece goes into the row with the least space that still holds it:
 best-fit decreasing, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling". All
 pieces of one length are placed at once, as in Krell et al. 2021, "Efficient Sequence Packing
-without Cross-contamination", so the time hardly depends on how many documents there are.
-
-A packing kept beside the tokens, so that it is computed once and shared by all processes.
+without Cross-contamination", so the time hardly depends on how many documents there are. The result
+is kept in a file beside the tokens: it is computed once, and all processes read it.
 """
 
 from __future__ import annotations

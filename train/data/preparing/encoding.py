@@ -1,6 +1,7 @@
-"""From documents to shards: the parts of the sources side by side, then all in their order.
+"""From documents to shards: parts of the source are encoded side by side, and written in order.
 
-The parts of a source encoded side by side, each process with a part of its own.
+Each process encodes a part of its own into a file; the parts' tokens then go into the shards one
+after the other, so the result does not depend on how many processes there were.
 """
 
 from __future__ import annotations

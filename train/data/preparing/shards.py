@@ -1,6 +1,6 @@
-"""Writing tokens into files of bounded size, hashed on the way.
+"""Shards, the files of tokens, and manifest.json, which says what they hold and hashes each.
 
-manifest.json: what a prepared folder holds, with a hash for every file.
+Tokens are hashed while they are written, into files of bounded size.
 """
 
 from __future__ import annotations

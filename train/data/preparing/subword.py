@@ -1,8 +1,7 @@
 """Byte-pair encodings through Hugging Face `tokenizers`: GPT-2's, any other, or trained here.
 
-A text in pieces, each of which is encoded by itself.
-
-So one book keeps all cores busy, and a document of 100 MB needs little memory.
+A long text is encoded in pieces, cut where the tokens stay those of the whole. So one book keeps
+all cores busy, and a document of 100 MB needs little memory.
 """
 
 from __future__ import annotations

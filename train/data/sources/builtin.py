@@ -1,16 +1,14 @@
-"""The embedded data set: English prose that every Python brings along.
+"""Text that needs no download: prose that every Python brings along, and made-up text for tests.
 
-The pages of `help('...')` (pydoc's topics, which are the language reference) and the docstrings of
-the standard library make about 2 MB of text that needs no download. Docstrings are read from the
-source files with `ast`; no module but pydoc's own is imported. Pages quote each other and modules
-repeat each other's methods, so a paragraph is kept only where it occurs first: nothing in the
-validation split can be recited from the training split.
+`stdlib`: the pages of `help('...')` (pydoc's topics, which are the language reference) and the
+docstrings of the standard library, about 2 MB. Docstrings are read from the source files with
+`ast`; no module but pydoc's own is imported. Pages quote each other and modules repeat each other's
+methods, so a paragraph is kept only where it occurs first: nothing in the validation split can be
+recited from the training split.
 
-Made-up text with known statistics, for tests that compare digits.
-
-Every word is followed by one of four words with chances 1/2, 1/4, 1/8 and 1/8, so a perfect model
-pays 1.75 bits a word. Only `random.Random.random` is drawn from, whose sequence Python promises to
-keep: the text is the same on every version and machine.
+`synthetic`: every word is followed by one of four words with chances 1/2, 1/4, 1/8 and 1/8, so a
+perfect model pays 1.75 bits a word. Only `random.Random.random` is drawn from, whose sequence
+Python promises to keep: the text is the same on every version and machine.
 """
 
 from __future__ import annotations

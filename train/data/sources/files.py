@@ -1,14 +1,12 @@
-"""PATH in `text:PATH` and its like: a file, a folder or a glob, always in the same order.
+"""Files of text and of JSON lines: a file, a folder or a glob, read in the same order every time.
 
-Plain text files, read strictly as UTF-8 and cut into documents at blank lines.
+Plain text is read strictly as UTF-8 and cut into documents at blank lines, since a folder often
+holds one book, and a single document would leave nothing to validate on. All files together are cut
+into about 256 documents or more, of 1 to 16 KiB each, at the first blank line after that length.
+Only a paragraph longer than eight documents is cut inside, at a space. Joined again, the documents
+of a file are the file, but for a byte order mark at its start.
 
-A folder often holds one book, so a file cannot be one document: nothing would be left to validate
-on. All files together are cut into about 256 documents or more, of 1 to 16 KiB each, at the first
-blank line after that length. Only a paragraph longer than eight documents is cut inside, at a
-space. Joined again, the documents of a file are the file, but for a byte
-order mark at its start.
-
-JSON lines: one object a line, the text in one of its fields.
+A line of JSON lines is one object, and the text one of its fields.
 """
 
 from __future__ import annotations

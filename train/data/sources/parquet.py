@@ -1,10 +1,9 @@
-"""Parquet files, FineWeb's own format, read a few rows at a time.
+"""Parquet files, FineWeb's own format: on the disk, or on the Hugging Face hub.
 
-Parquet data sets on the Hugging Face hub, FineWeb first of all.
-
-Files are fetched one after the other into the hub's own cache, as they are needed. What was
-prepared stays as it was even if a branch moves on: the prepared folder belongs to the words of the
-source, and training never asks the network. Name a commit as the revision to pin the content.
+Rows are read a few at a time. Files of the hub are fetched one after the other into its own cache,
+as they are needed. What was prepared stays as it was even if a branch moves on: the prepared folder
+belongs to the words of the source, and training never asks the network. Name a commit as the
+revision to pin the content.
 """
 
 from __future__ import annotations
