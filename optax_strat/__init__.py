@@ -70,29 +70,45 @@ from optax_strat._clipping import ClipToParameters, ClipToReference, clip_by_lay
 from optax_strat._decay import decays
 from optax_strat._depth import scale_by_depth
 from optax_strat._describe import Description, Row, describe
-from optax_strat._guard import SkipNonfiniteState, skip_nonfinite
+from optax_strat._groups import Group
+from optax_strat._guard import (
+    RepairNonfiniteState,
+    SkipNonfiniteState,
+    repair_nonfinite,
+    skip_nonfinite,
+)
 from optax_strat._layer_types import DEFAULT_RULES, LayerType
 from optax_strat._layers import Layers, layer_types
-from optax_strat._loss_scale import DynamicLossScaleState, dynamic_loss_scale, loss_scale
+from optax_strat._loss_scale import DynamicLossScaleState, dynamic_loss_scale
 from optax_strat._matrices import DEFAULT_MATRICES, muon_dimensions
-from optax_strat._multipliers import MULTIPLIERS, Adaptive, AdaptLayerTypesState
 from optax_strat._muon import scale_by_muon
-from optax_strat._norms import norms_by_layer_type
 from optax_strat._per_layer import per_layer
 from optax_strat._readings import StratoptReadings
-from optax_strat._repair import RepairNonfiniteState, repair_nonfinite
-from optax_strat._scaling import ScaleByLayerTypeState, scale_by_layer_type
+from optax_strat._scaling import (
+    MULTIPLIERS,
+    Adaptive,
+    AdaptLayerTypesState,
+    ScaleByLayerTypeState,
+    scale_by_layer_type,
+)
 from optax_strat._schedules import ScaleByLearningRateState, learning_rate_of, warmup_cosine
 from optax_strat._second_moments import FactoredMoments
-from optax_strat._skips import NonfiniteError, SkipCounts, raise_if_stuck, skip_counts
 from optax_strat._stacks import DEFAULT_STACKED
-from optax_strat._states import find_states
+from optax_strat._states import (
+    NonfiniteError,
+    SkipCounts,
+    find_states,
+    loss_scale,
+    raise_if_stuck,
+    skip_counts,
+)
 from optax_strat._statistics import RecordStatisticsState, read_statistics, record_statistics
-from optax_strat._strata import strata_names
-from optax_strat._stratify import Group, stratify
+from optax_strat._strata import norms_by_layer_type, strata_names
+from optax_strat._stratify import stratify
 from optax_strat._stratopt import ScaleByStratoptState, scale_by_stratopt, stratopt
-from optax_strat._version import __version__
 from optax_strat._width import scale_by_width
+
+__version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_MATRICES",

@@ -23,9 +23,9 @@ from optax_strat import (
     _strata,
     _sums,
 )
-from optax_strat._axes import AxisName
 from optax_strat._layers import Layers, LayersLike, as_layers
-from optax_strat._multipliers import MULTIPLIERS, Adaptive, adapt_layer_types, warn_if_tied
+from optax_strat._meshes import AxisName
+from optax_strat._scaling import MULTIPLIERS, Adaptive, adapt_layer_types, warn_if_tied
 from optax_strat._schedules import scale_by_learning_rate
 
 ClipMode: TypeAlias = Literal["global_norm", "per_tensor", "elementwise"]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _strata, _sums, _unused
-from optax_strat._axes import AxisName
+from optax_strat import _checks, _layers, _strata, _sums
 from optax_strat._layers import Layers, LayersLike, as_layers
+from optax_strat._meshes import AxisName
 
 
 class ClipToParameters(NamedTuple):
@@ -165,7 +165,7 @@ def clip_by_layer_norm(
     def init(params: Any) -> optax.EmptyState:
         _checks.check_parameters(params)
         if isinstance(max_norm, Mapping):
-            _unused.warn_of_unused("max_norm", max_norm, params, layers)
+            _layers.warn_of_unused("max_norm", max_norm, params, layers)
         return optax.EmptyState()
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:

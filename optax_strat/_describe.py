@@ -9,7 +9,7 @@ import optax
 
 from optax_strat import _decay, _layout, _paths
 from optax_strat._layers import Layers, LayersLike, as_layers
-from optax_strat._multipliers import MULTIPLIERS
+from optax_strat._scaling import MULTIPLIERS
 
 
 class Row(NamedTuple):

@@ -1,8 +1,8 @@
-"""Steps whose gradients are not finite are skipped whole, and counted.
+"""Gradients that are not finite: skip such a step whole, or set the bad entries to zero.
 
 "We modify the standard AdamW update to include gradient clipping and numerical stability checks"
-(Aardvark, 4.2). One decision is made for the whole step, from the global norm, so that every shard
-of every parameter takes it alike.
+(Aardvark, 4.2). Skipping is one decision for the whole step, made on the global norm, so that every
+shard of every parameter takes it alike. Either way such steps are counted.
 """
 
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _axes, _checks, _repair, _sums
-from optax_strat._axes import AxisName
+from optax_strat import _checks, _meshes, _sums
 from optax_strat._layers import Layers, LayersLike, as_layers
+from optax_strat._meshes import AxisName
 
 Nonfinite: TypeAlias = Literal["skip", "nan_to_num"] | None
 """Skip such steps, set such entries to zero, or do not look."""
@@ -184,6 +184,58 @@ def skip_nonfinite(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+class RepairNonfiniteState(NamedTuple):
+    """State of :func:`repair_nonfinite`."""
+
+    total: jax.Array
+    """Steps whose gradients were repaired so far, int32 of shape ()."""
+
+
+def repair_nonfinite(*, axis_name: AxisName = None) -> optax.GradientTransformationExtraArgs:
+    """Sets every entry of a gradient that is NaN or infinite to zero, and counts such steps.
+
+    ``jax.numpy.nan_to_num`` with all three replacements zero: an infinite entry has no usable size,
+    and the largest float in its place would overflow the norms. Put it before everything else.
+
+    Args:
+      axis_name: for ``jax.shard_map`` with ``check_vma=False``, where every device would count for
+        itself; see :func:`clip_by_layer_norm`.
+
+    Returns:
+      The transformation; its state is a :class:`RepairNonfiniteState`.
+
+    Raises:
+      ValueError: at ``init``, a parameter is no array of numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from optax_strat import repair_nonfinite
+      >>> tx = repair_nonfinite()
+      >>> gradient = jnp.array([1.0, jnp.nan, -jnp.inf])
+      >>> updates, state = tx.update(gradient, tx.init(gradient))
+      >>> updates, int(state.total)
+      (Array([1., 0., 0.], dtype=float32), 1)
+    """
+
+    def init(params: Any) -> RepairNonfiniteState:
+        _checks.check_arrays(params)
+        return RepairNonfiniteState(total=jnp.zeros([], jnp.int32))
+
+    def update(
+        updates: Any, state: RepairNonfiniteState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, RepairNonfiniteState]:
+        del params, extra_args
+        leaves = jax.tree.leaves(updates)
+        finite = [jnp.all(jnp.isfinite(u)) for u in leaves]
+        broken = ~jnp.all(jnp.asarray(finite, bool)) if finite else jnp.asarray(False)
+        broken = _meshes.anywhere(broken, axis_name, *leaves)
+        repaired = jax.tree.map(lambda u: jnp.where(jnp.isfinite(u), u, jnp.zeros_like(u)), updates)
+        total = jnp.where(broken, optax.safe_increment(state.total), state.total)
+        return repaired, RepairNonfiniteState(total)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def protect(
     optimizer: optax.GradientTransformationExtraArgs, nonfinite: Nonfinite, layers: Layers
 ) -> optax.GradientTransformationExtraArgs:
@@ -194,16 +246,16 @@ def protect(
         case "skip":
             return skip_nonfinite(optimizer, layers=layers)
         case "nan_to_num":
-            return optax.chain(_repair.repair_nonfinite(), optimizer)
+            return optax.chain(repair_nonfinite(), optimizer)
         case None:
             return optimizer
 
 
 def _nothing(update: jax.Array) -> jax.Array:
     # Minus zero, because adding it changes no parameter; adding zero turns -0.0 into 0.0.
-    return _axes.vary_alike(jnp.full_like(update, -0.0), update)
+    return _meshes.vary_alike(jnp.full_like(update, -0.0), update)
 
 
 def _cast(x: Any, like: jax.ShapeDtypeStruct) -> Any:
     x = jnp.asarray(x)
-    return _axes.vary_alike(x if x.dtype == like.dtype else x.astype(like.dtype), like)
+    return _meshes.vary_alike(x if x.dtype == like.dtype else x.astype(like.dtype), like)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _guard, _states
-from optax_strat._axes import AxisName
+from optax_strat import _checks, _guard
 from optax_strat._layers import Layers, LayersLike
+from optax_strat._meshes import AxisName
 
 
 class DynamicLossScaleState(NamedTuple):
@@ -137,30 +137,6 @@ def dynamic_loss_scale(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def loss_scale(opt_state: optax.OptState) -> jax.Array:
-    """Reads what to multiply the loss by, wherever :func:`dynamic_loss_scale` sits in a state.
-
-    Works inside ``jax.jit``. Multiply where the loss is float32 already: scaled in float16 it would
-    overflow itself.
-
-    Args:
-      opt_state: the state of an optimizer that contains :func:`dynamic_loss_scale`.
-
-    Returns:
-      A float32 scalar.
-
-    Raises:
-      ValueError: the state contains none, or several.
-
-    Examples:
-      >>> import jax.numpy as jnp, optax
-      >>> from optax_strat import dynamic_loss_scale, loss_scale
-      >>> loss_scale(dynamic_loss_scale(optax.sgd(0.1)).init(jnp.ones(2)))
-      Array(32768., dtype=float32)
-    """
-    return _states.find_one(opt_state, DynamicLossScaleState, "dynamic_loss_scale").scale
 
 
 def _check(initial: Any, factor: Any, growth_interval: Any, minimum: Any, maximum: Any) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _rounding, _second_moments
+from optax_strat import _checks, _second_moments
 from optax_strat._second_moments import keep
 
 
@@ -124,7 +124,7 @@ def one_pass(
                 f"mu_dtype={m.dtype.name!r} cannot hold the imaginary part of complex gradients; "
                 "use mu_dtype=None, or a complex dtype."
             )
-        seed = _rounding.rounding_seed(count, index)
+        seed = _second_moments.rounding_seed(count, index)
         direction, new_m, new_v = step(g.astype(_wide(g)), m, v, seed, *rest)
         directions.append(direction.astype(g.dtype))
         new_mus.append(new_m)

@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from optax import contrib
 
-from optax_strat import _checks, _explicit, _layer_types, _matrices, _paths
+from optax_strat import _checks, _layer_types, _matrices, _meshes, _paths
 from optax_strat._layers import Layers, LayersLike, as_layers
 
 Coefficients: TypeAlias = Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]]
@@ -142,9 +142,9 @@ def scale_by_muon(
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         del params, extra_args
         arguments = (updates, state.mu, state.count, beta, eps, rms, ns_coeffs)
-        if _explicit.on_explicit_axes():
-            specs = _explicit.specs((updates, state.mu))
-            updates, mu = _explicit.on_automatic_axes(direction, specs, *arguments)
+        if _meshes.on_explicit_axes():
+            specs = _meshes.specs((updates, state.mu))
+            updates, mu = _meshes.on_automatic_axes(direction, specs, *arguments)
         else:
             updates, mu = direction(*arguments)
         return updates, state._replace(count=optax.safe_increment(state.count), mu=mu)

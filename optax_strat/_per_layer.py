@@ -12,7 +12,7 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optax_strat import _explicit
+from optax_strat import _meshes
 from optax_strat._layers import Layers, LayersLike, as_layers
 
 
@@ -96,9 +96,9 @@ def _over_layers(
             return inner.init(params)
         axes = axes_of(params)
         over = jax.vmap(inner.init, in_axes=(axes,))
-        if not _explicit.on_explicit_axes():
+        if not _meshes.on_explicit_axes():
             return over(params)
-        return _explicit.on_automatic_axes(over, _state_specs(over, params, axes), params)
+        return _meshes.on_automatic_axes(over, _state_specs(over, params, axes), params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         axes = axes_of(updates)
@@ -110,11 +110,11 @@ def _over_layers(
                 out_axes=(axes, 0),
             )(updates, state, params)
 
-        if not _explicit.on_explicit_axes():
+        if not _meshes.on_explicit_axes():
             return over(updates, state, params, extra_args)
         # JAX's own vmap wants all that it maps to be sharded alike along the layers.
-        specs = _explicit.specs((updates, state))
-        return _explicit.on_automatic_axes(over, specs, updates, state, params, extra_args)
+        specs = _meshes.specs((updates, state))
+        return _meshes.on_automatic_axes(over, specs, updates, state, params, extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_strat import _checks, _layer_types, _layout, _norms, _skips, _states, _strata
+from optax_strat import _checks, _layer_types, _layout, _states, _strata
 from optax_strat._aardvark import ScaleByAardvarkState
 from optax_strat._layer_types import LayerType
 from optax_strat._layers import Layers, LayersLike, as_layers
-from optax_strat._multipliers import TABLE_2, AdaptLayerTypesState
-from optax_strat._scaling import OTHERS, ScaleByLayerTypeState
+from optax_strat._scaling import OTHERS, TABLE_2, AdaptLayerTypesState, ScaleByLayerTypeState
 from optax_strat._second_moments import like_parameters
 from optax_strat._stratopt import ScaleByStratoptState
 
@@ -113,7 +112,7 @@ def record_statistics(
     def measure(name: Norms, tree: Any) -> ByType | None:
         if name not in norms:
             return None
-        found = _norms.norms_by_layer_type(tree, layers=layers)
+        found = _strata.norms_by_layer_type(tree, layers=layers)
         return {kind: found.get(kind, jnp.float32(0)) for kind in kinds}
 
     def factors(inner_state: Any, tree: Any) -> tuple[ByType | None, ByType | None]:
@@ -194,7 +193,7 @@ def read_statistics(opt_state: optax.OptState) -> dict[str, dict[str, jax.Array]
         for name, by_type in found._asdict().items()
         if name != "inner_state" and by_type is not None
     }
-    counts = _skips.traced_counts(opt_state)
+    counts = _states.traced_counts(opt_state)
     if counts is not None:
         statistics["skips"] = {"total": counts[0], "consecutive": counts[1]}
     return statistics

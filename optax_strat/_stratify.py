@@ -1,64 +1,19 @@
-"""A transformation, a rate and a decay for each group of parameters; once, outside, what all share.
+"""Parameter groups: a transformation, a learning rate and a weight decay for each group.
 
-Groups in the sense of other libraries' parameter groups, named by layer types or by paths.
+What all groups share (clipping by the global norm, weight decay, the learning rate's schedule)
+stands outside of them and is applied once.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Mapping
 
 import jax
 import optax
 from jax.typing import ArrayLike
 
-from optax_strat import _checks, _clipping, _decay, _group_keys, _scaling, _signs
-from optax_strat._group_keys import Key
-from optax_strat._layer_types import LayerType
+from optax_strat import _checks, _clipping, _decay, _groups, _scaling
+from optax_strat._groups import GroupKey, GroupLike
 from optax_strat._layers import Layers, LayersLike, as_layers
 from optax_strat._schedules import scale_by_learning_rate
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """What :func:`stratify` does with one group of parameters.
-
-    Examples:
-      >>> import optax
-      >>> from optax_strat import Group
-      >>> head = Group(optax.scale_by_adam(), rate=0.5, weight_decay=0.0)
-      >>> backbone = Group(frozen=True)
-    """
-
-    transform: optax.GradientTransformation | None = None
-    """A direction, such as ``optax.scale_by_adam()``; None leaves updates as they come."""
-    rate: ArrayLike = 1.0
-    """Multiplies the group's updates and its decay, 0 or above."""
-    weight_decay: optax.ScalarOrSchedule | None = None
-    """The decay of this group, in place of the ``weight_decay`` of :func:`stratify`; None means
-    that one. Either applies only where ``mask`` lets parameters decay, by default to matrices."""
-    frozen: bool = False
-    """Updates are zero, without state or decay, and gradients count for nothing, NaN or not."""
-
-    def __post_init__(self) -> None:
-        if self.transform is not None and not _is_transform(self.transform):
-            raise ValueError(
-                f"The transform of a Group must be a transformation, not {self.transform!r}; a "
-                "number is its rate=."
-            )
-        _checks.check_not_negative("The rate of a Group", self.rate)
-        if self.weight_decay is not None and not callable(self.weight_decay):
-            _checks.check_not_negative("The weight_decay of a Group", self.weight_decay)
-        plain = self.transform is None and self.weight_decay is None
-        if self.frozen and not (plain and _checks.is_number(self.rate) and self.rate == 1):
-            raise ValueError(f"A frozen Group takes nothing else, but this one is {self!r}.")
-
-
-GroupKey = TypeVar("GroupKey", bound=Sequence[str])
-"""A name or a tuple of names. A variable, because to a type checker no ``dict[str, ...]`` is a
-mapping with keys of a wider type; ``Sequence[str]`` is what it finds for names beside tuples."""
-
-GroupLike: TypeAlias = optax.GradientTransformation | ArrayLike | Group
-"""What a group of :func:`stratify` may be; a number is its rate."""
 
 
 def stratify(
@@ -134,16 +89,18 @@ def stratify(
       [-0.2, -0.003]
     """
     layers = as_layers(layers)
-    keys = _group_keys.read_keys(transforms)
+    keys = _groups.read_keys(transforms)
     groups = {
-        key.group: _as_group(key.group, value)
+        key.group: _groups.as_group(key.group, value)
         for key, value in zip(keys, transforms.values(), strict=True)
     }
     decays = [weight_decay, *(g.weight_decay for g in groups.values())]
-    _check_signs(groups, keys, learning_rate is not None, any(map(_may_decay, decays)))
+    _groups.check_signs(
+        groups, keys, learning_rate is not None, any(map(_groups.may_decay, decays))
+    )
 
     def assigned(tree: optax.Params) -> optax.Params:
-        return _group_keys.assign(tree, keys, layers)
+        return _groups.assign(tree, keys, layers)
 
     def frozen(tree: optax.Params) -> optax.Params:
         return jax.tree.map(lambda name: groups[name].frozen, assigned(tree))
@@ -166,7 +123,11 @@ def stratify(
 
         return decaying
 
-    links = [optax.partition({name: _transform(group) for name, group in groups.items()}, assigned)]
+    links = [
+        optax.partition(
+            {name: _groups.transform_of(group) for name, group in groups.items()}, assigned
+        )
+    ]
     if clip is not None:
         _checks.check_positive("clip", clip)
         links.insert(0, _clipping.clip_by_global(clip, layers))
@@ -194,68 +155,3 @@ def stratify(
         return chain.init(params)
 
     return optax.GradientTransformationExtraArgs(init, chain.update)
-
-
-def _as_group(name: str, value: GroupLike) -> Group:
-    if isinstance(value, Group):
-        return value
-    if _is_transform(value):
-        return Group(value)
-    if not (_checks.is_number(value) or hasattr(value, "dtype")):
-        raise ValueError(
-            f"The group {name!r} of stratify must be a transformation such as "
-            f"optax.scale_by_adam(), a number (its rate) or a Group, but it is {value!r}."
-        )
-    _checks.check_not_negative("The rate of a group of stratify", value)
-    return Group(rate=value)
-
-
-def _is_transform(value: object) -> bool:
-    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
-
-
-def _transform(group: Group) -> optax.GradientTransformation:
-    if group.frozen:
-        return optax.set_to_zero()
-    return optax.identity() if group.transform is None else group.transform
-
-
-def _may_decay(weight_decay: optax.ScalarOrSchedule | None) -> bool:
-    """Whether it is known not to be zero; an array may be."""
-    return callable(weight_decay) or (_checks.is_number(weight_decay) and weight_decay != 0)
-
-
-def _check_signs(
-    groups: Mapping[str, Group], keys: Sequence[Key], has_rate: bool, decays: bool
-) -> None:
-    """Raises ValueError where whole optimizers stand in the place of directions."""
-    signs = {}
-    for key in keys:
-        group = groups[key.group]
-        if group.transform is not None:
-            # Called as its group is, for transformations that look at names.
-            names = [part for part in key.parts if part in (*LayerType,)] or ["mlp"]
-            signs[key.group] = _signs.sign_of(group.transform, names)
-        elif not group.frozen:
-            signs[key.group] = 1
-    descending = next((name for name, sign in signs.items() if sign < 0), None)
-    if descending is None:
-        return
-    whole = f"The group {descending!r} of stratify descends by itself, as a whole optimizer does, "
-    way_out = "give it a direction such as optax.scale_by_adam()"
-    if has_rate:
-        raise ValueError(
-            f"{whole}and times the learning_rate it would climb: {way_out}, or leave out "
-            "learning_rate."
-        )
-    other = next((name for name, sign in signs.items() if sign > 0), None)
-    if other is not None:
-        raise ValueError(
-            f"{whole}but {other!r} gives a direction: {way_out} and stratify the learning_rate, or "
-            "make all groups whole optimizers."
-        )
-    if decays:
-        raise ValueError(
-            f"{whole}so that the weight_decay of stratify would make parameters grow: {way_out} "
-            "and stratify the learning_rate, or let that optimizer decay."
-        )

@@ -18,13 +18,13 @@ from optax_strat import (
     _clipping,
     _decay,
     _guard,
+    _layers,
     _moments,
     _second_moments,
     _strata,
-    _unused,
 )
-from optax_strat._axes import AxisName
 from optax_strat._layers import Layers, LayersLike, as_layers
+from optax_strat._meshes import AxisName
 from optax_strat._readings import (
     REFERENCES,
     Reference,
@@ -132,7 +132,7 @@ def scale_by_stratopt(
 
     def init(params: Any) -> ScaleByStratoptState:
         if isinstance(layer_clip, Mapping):
-            _unused.warn_of_unused("layer_clip", layer_clip, params, layers)
+            _layers.warn_of_unused("layer_clip", layer_clip, params, layers)
         shape = (len(_strata.strata(params, layers, stratum).names),)
         return ScaleByStratoptState(
             count=jnp.zeros([], jnp.int32),

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from optax_strat import _axes
-from optax_strat._axes import AxisName
+from optax_strat import _meshes
 from optax_strat._layers import Layers
 from optax_strat._layout import Leaf
+from optax_strat._meshes import AxisName
 
 SCALE = 2.0**-70
 """What numbers are multiplied by whose squares would overflow: 1.8e19 and more."""
@@ -104,8 +104,8 @@ def _per_layer(
         over = tuple(dim for dim in range(values.ndim) if dim != leaf.axis)
         dtype = jnp.complex64 if jnp.iscomplexobj(values) else jnp.float32
         parts.append(_replicated(jnp.atleast_1d(jnp.sum(values, axis=over).astype(dtype))))
-        axes.append(_axes.summed_axes(axis_name, *arrays))
-    parts = _axes.sum_over(parts, axes)
+        axes.append(_meshes.summed_axes(axis_name, *arrays))
+    parts = _meshes.sum_over(parts, axes)
     return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
 
 

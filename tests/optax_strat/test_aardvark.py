@@ -23,7 +23,7 @@ from optax_strat import (
     layer_types,
     scale_by_aardvark,
 )
-from optax_strat._multipliers import adaptive_multipliers
+from optax_strat._scaling import adaptive_multipliers
 from tests.support import trees
 
 ONES = dict.fromkeys(MULTIPLIERS, 1.0)

@@ -20,7 +20,7 @@ from optax_strat import (
     stratopt,
 )
 from optax_strat import ScaleByAardvarkState as State
-from optax_strat._rounding import round_to_bfloat16, rounding_seed
+from optax_strat._second_moments import round_to_bfloat16, rounding_seed
 from tests.support import trees
 
 

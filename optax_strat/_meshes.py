@@ -1,14 +1,20 @@
-"""The manual mesh axes over which a value differs between devices, inside ``jax.shard_map``.
+"""Arrays that are spread over devices, where the type of an array says how.
 
-There every device sees its own part of an array, and a norm of it is that of the part. Under JAX's
-default ``check_vma=True`` the type of a value says over which axes it varies, and sums are taken
-over these; what does not vary is the same everywhere, and counted once.
+*Manual* mesh axes, inside ``jax.shard_map``: each device sees its own part of an array, so a norm
+computed there is the norm of the part. Under JAX's default ``check_vma=True`` the type says over
+which axes a value varies between devices; sums are taken over these axes, and what does not vary is
+counted once.
+
+*Explicit* mesh axes: the sharding is part of the type, and a product of two sharded dimensions, a
+reshape of one, or a ``vmap`` over arrays that are sharded differently is an error. Code that does
+such things leaves its shardings to the compiler.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+from jax.sharding import AxisType
 
 AxisName: TypeAlias = str | tuple[str, ...] | None
 """The axes over which arrays are split that do not say so themselves."""
@@ -65,3 +71,32 @@ def _is_told(axis: str) -> bool:
     Then arrays that do not vary are whole on every device, and must not be added up.
     """
     return axis in varying_axes(jax.lax.axis_index(axis))
+
+
+def on_explicit_axes() -> bool:
+    """Whether shardings are types here."""
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
+def specs(tree: Any) -> Any:
+    """The partition spec of each array of a tree, on a mesh with explicit axes."""
+    return jax.tree.map(lambda x: jax.typeof(x).sharding.spec, tree)
+
+
+def on_automatic_axes(function: Callable[..., Any], out_specs: Any, *arguments: Any) -> Any:
+    """Calls a function whose shardings inside are the compiler's, and whose results have specs.
+
+    It may not close over arrays: those come as arguments. What is no array (a Python number, whose
+    dtype is weak) reaches the function as it is.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def call(*arrays: jax.Array) -> Any:
+        given = [*leaves]
+        for place, array in zip(places, arrays, strict=True):
+            given[place] = array
+        return function(*jax.tree.unflatten(structure, given))
+
+    automatic = jax.sharding.auto_axes(call, out_sharding=out_specs)
+    return automatic(*(leaves[place] for place in places))
