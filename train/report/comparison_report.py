@@ -10,7 +10,6 @@ from train.records.files import report_folder
 from train.report import comparison_figures, drawing, terminal
 from train.report.comparison import Comparison, load
 from train.report.comparison_tables import norms_table, results_table
-from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.report.ladder import ladder_table, rungs
 from train.report.pairs import pairs_table
@@ -67,5 +66,4 @@ def _others(comparison: Comparison) -> tuple[Table, ...]:
         counts_table(comparison),
         mesh_table(comparison),
         papers_table(),
-        reasons_table(comparison),
     )

@@ -32,8 +32,6 @@ class Pair:
         first: the key of the one.
         second: the key of the other.
         difference: mean and Student-t interval.
-        bootstrap: ends of the bias-corrected and accelerated bootstrap interval over the seeds;
-            None for fewer than three seeds, or where all differences are equal.
         p: probability of a difference as large or larger by chance, of the paired t-test; None
             for one seed, 1 where the better one diverged on a seed that the other finished.
         p_holm: the same, corrected for all pairs that were compared together.
@@ -42,7 +40,6 @@ class Pair:
     first: str
     second: str
     difference: Estimate
-    bootstrap: tuple[float, float] | None
     p: float | None
     p_holm: float | None
 
@@ -50,8 +47,7 @@ class Pair:
     def reversed(self) -> Pair:
         """The second minus the first."""
         mean = dataclasses.replace(self.difference, mean=-self.difference.mean)
-        ends = None if self.bootstrap is None else (-self.bootstrap[1], -self.bootstrap[0])
-        return Pair(self.second, self.first, mean, ends, self.p, self.p_holm)
+        return Pair(self.second, self.first, mean, self.p, self.p_holm)
 
     @property
     def told_apart(self) -> bool:
@@ -80,7 +76,7 @@ def compare_pairs(groups: Iterable[tuple[Group, Group]]) -> list[Pair]:
             better, other = (first, second) if difference.mean < 0 else (second, first)
             if p is not None and _has_lost(better, other):
                 p = 1.0
-            found.append((first.key, second.key, difference, _bootstrap(values), p))
+            found.append((first.key, second.key, difference, p))
     corrected = iter(holm([p for *_, p in found if p is not None]))
     return [Pair(*pair, None if pair[-1] is None else next(corrected)) for pair in found]
 
@@ -148,15 +144,6 @@ def _cliques(
 def _has_lost(group: Group, other: Group) -> bool:
     """Whether it diverged where the other did not: a win over the seeds that are left is none."""
     return any(run.record.seed in other.losses for run in group.diverged)
-
-
-def _bootstrap(differences: Sequence[float]) -> tuple[float, float] | None:
-    if len(differences) < 3 or np.ptp(differences) == 0:
-        return None
-    interval = scipy.stats.bootstrap(
-        (differences,), np.mean, confidence_level=CONFIDENCE, method="BCa", rng=0
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def _p(differences: Sequence[float]) -> float | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from train.report.comparison import Comparison, load
 from train.report.comparison_tables import norms_table, results_table
-from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.report.ladder import ladder_table
 from train.report.pairs import pairs_table
@@ -74,7 +73,6 @@ OF_COMPARISON: dict[str, Callable[[Comparison], Table]] = {
     "cost-sheet": costs_table,
     "cost-counts": counts_table,
     "cost-mesh": mesh_table,
-    "cost-reasons": reasons_table,
     "norms": lambda comparison: _titled(norms_table(comparison), "Gradient norm by layer type"),
 }  # fmt: skip
 OF_TUNING: dict[str, Callable[[Results], Table]] = {
