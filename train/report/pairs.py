@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.statistics import CONFIDENCE, PERCENT, Estimate, paired_seeds
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
@@ -174,7 +174,7 @@ class PairsRow:
     against: dict[str, Pair]
 
 
-def pairs_table(comparison: Comparison) -> Table:
+def pairs_table(comparison: ComparedRuns) -> Table:
     """Table 3: differences of validation losses, row minus column, and who is told apart."""
     finished = [group for group in comparison.groups if group.finished]
     pairs = compare_all(finished)
