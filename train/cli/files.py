@@ -27,7 +27,7 @@ from train.cli.train import run_folder
 from train.config.run import RunConfig
 from train.host.units import plain
 from train.records.check import check_records
-from train.report.tuning.trials import is_tuning
+from train.records.tuning import is_tuning
 from train.run.transfer import export_weights, import_weights
 from train.run.weights import read_about
 

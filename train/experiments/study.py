@@ -38,7 +38,7 @@ from train.experiments.workers import Work
 from train.optimizers import OptimizerConfig
 from train.optimizers.search_space import PAPERS_RATE, search_space
 from train.records.files import pack
-from train.report.tuning.trials import load_results
+from train.records.tuning import read_tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +231,7 @@ def tuned_optimizers(tuning: Tuning, path: Path) -> tuple[OptimizerConfig, ...]:
     Raises:
       ValueError: If no trial of an optimizer has a usable loss.
     """
-    best = {one.group.key: one.best for one in load_results(path).tuned}
+    best = {tuned.key: tuned.best for tuned in read_tuning(path).optimizers}
     found = []
     for space in tuning.spaces:
         trial = best[space.optimizer.key]

@@ -10,10 +10,10 @@ from pathlib import Path
 from train.host import units
 from train.records.files import record_files
 from train.records.lines import CostRecord, FinalRecord
-from train.report.runs import Run, check_conditions, read_runs
+from train.records.runs import Run, check_conditions, read_runs
 from train.report.statistics import Estimate, estimate, paired_difference
 
-__all__ = ["BASELINE", "Comparison", "Group", "Run", "load"]
+__all__ = ["BASELINE", "ComparedRuns", "Group", "Run", "load"]
 
 BASELINE = "adamw"  # the optimizer that differences and ratios are taken to
 
@@ -69,7 +69,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRuns:
     """What the report is about.
 
     Attributes:
@@ -106,7 +106,7 @@ class Comparison:
         return any(group.cost for group in self.groups if group.key == BASELINE)
 
 
-def load(*paths: Path, allow_mixed: bool = False) -> Comparison:
+def load(*paths: Path, allow_mixed: bool = False) -> ComparedRuns:
     """Reads the runs of one table.
 
     Args:
@@ -138,7 +138,7 @@ def load(*paths: Path, allow_mixed: bool = False) -> Comparison:
         Group(key, own[0].record.title, tuple(own), cost_of.get(key))
         for key, own in sorted(runs.items())
     ]
-    return Comparison(
+    return ComparedRuns(
         groups=tuple(sorted(groups, key=_rank)),
         about=_about(paths),
         notices=tuple(notices),

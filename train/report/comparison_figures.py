@@ -24,7 +24,7 @@ from scipy.optimize import isotonic_regression
 
 from train.host import units
 from train.report import row_panels
-from train.report.comparison import Comparison, Group, Run
+from train.report.comparison import ComparedRuns, Group, Run
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label, looks
 from train.report.ladder import ladder_table, rungs
 from train.report.row_panels import name_rows
@@ -33,7 +33,7 @@ from train.report.statistics import PERCENT
 _EARLY = 0.1  # the share of the training whose steep losses are left out of the vertical range
 
 
-def training(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def training(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Training loss over tokens; runs that diverged or are under way are thin lines."""
     axes.set_title("Training loss, smoothed")
     lone = [
@@ -61,14 +61,14 @@ def training(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     label_ends(axes, named, looks)
 
 
-def validation(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def validation(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Validation loss over tokens."""
     axes.set_title("Validation loss")
     curves = _curves(comparison, lambda group: validation_curve(group.finished))
     _draw_panel(axes, comparison, curves, looks, leave_out=_EARLY)
 
 
-def difference(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def difference(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Validation loss minus the baseline's, where curves that lie close come apart."""
     baseline = comparison.baseline
     assert baseline is not None
@@ -77,7 +77,7 @@ def difference(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     _draw_panel(axes, comparison, curves, looks, leave_out=0.25)
 
 
-def closing(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def closing(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """The last third of the validation loss, where there is no baseline to take differences to."""
     axes.set_title("Validation loss, last third")
     curves = _curves(comparison, lambda group: validation_curve(group.finished))
@@ -86,14 +86,14 @@ def closing(axes: Axes, comparison: Comparison, looks: Looks) -> None:
 
 
 def _curves(
-    comparison: Comparison, curve_of: Callable[[Group], Curve | None]
+    comparison: ComparedRuns, curve_of: Callable[[Group], Curve | None]
 ) -> dict[Group, Curve]:
     found = ((group, curve_of(group)) for group in comparison.groups if group.finished)
     return {group: curve for group, curve in found if curve}
 
 
 def _draw_panel(
-    axes: Axes, comparison: Comparison, curves: dict[Group, Curve], looks: Looks, leave_out: float
+    axes: Axes, comparison: ComparedRuns, curves: dict[Group, Curve], looks: Looks, leave_out: float
 ) -> None:
     draw_bands(axes, curves, looks)
     for group, curve in curves.items():
@@ -111,12 +111,12 @@ def draw_bands(axes: Axes, curves: dict[Group, Curve], looks: Looks) -> None:
         axes.plot(curve.tokens, curve.mean, color=look.color, ls=look.line, lw=look.width)
 
 
-def _total(comparison: Comparison) -> int:
+def _total(comparison: ComparedRuns) -> int:
     return max(run.record.tokens for run in comparison.runs)
 
 
 def _set_view(
-    axes: Axes, comparison: Comparison, curves: dict[Group, Curve], leave_out: float
+    axes: Axes, comparison: ComparedRuns, curves: dict[Group, Curve], leave_out: float
 ) -> None:
     """Sets the axes' ranges: all tokens, and the losses after the first share of them."""
     total = _total(comparison)
@@ -168,10 +168,10 @@ def spread(heights: list[float], gap: float = 0.068) -> list[float]:
     return list(np.clip(moved, 0, 1 - gaps[-1]) + gaps)
 
 
-Panel = Callable[[Axes, Comparison, Looks], None]
+Panel = Callable[[Axes, ComparedRuns, Looks], None]
 
 
-def draw(comparison: Comparison, folder: Path) -> list[Drawing]:
+def draw(comparison: ComparedRuns, folder: Path) -> list[Drawing]:
     """Writes each figure whole as SVG and PNG, and returns their panels for the page."""
     sentences = [
         "Lines are means over the seeds, bands reach from the lowest seed to the highest.",
@@ -210,7 +210,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Drawing]:
 
 
 def _draw(
-    comparison: Comparison,
+    comparison: ComparedRuns,
     folder: Path,
     key: str,
     title: str,
@@ -296,7 +296,7 @@ def _thinned(curve: Curve) -> Curve:
     return Curve(curve.tokens[keep], curve.mean[keep], curve.low[keep], curve.high[keep])
 
 
-def against_adamw(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def against_adamw(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Every rung's validation loss minus AdamW's, paired by seed, with its interval."""
     axes.set_title("Validation loss − AdamW’s, same seed")
     axes.axvline(0, color=FOREGROUND, lw=0.6, ls=":")

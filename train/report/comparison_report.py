@@ -8,9 +8,8 @@ from rich.console import Console
 
 from train.records.files import report_folder
 from train.report import comparison_figures, drawing, terminal
-from train.report.comparison import Comparison, load
+from train.report.comparison import ComparedRuns, load
 from train.report.comparison_tables import norms_table, results_table
-from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.report.ladder import ladder_table, rungs
 from train.report.pairs import pairs_table
@@ -58,7 +57,7 @@ def report(
     return path
 
 
-def _others(comparison: Comparison) -> tuple[Table, ...]:
+def _others(comparison: ComparedRuns) -> tuple[Table, ...]:
     return (
         norms_table(comparison),
         ladder_table(comparison) if rungs(comparison) else pairs_table(comparison),
@@ -67,5 +66,4 @@ def _others(comparison: Comparison) -> tuple[Table, ...]:
         counts_table(comparison),
         mesh_table(comparison),
         papers_table(),
-        reasons_table(comparison),
     )

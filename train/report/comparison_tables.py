@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from train.host import units
-from train.report.comparison import Comparison, Group, Run
+from train.report.comparison import ComparedRuns, Group, Run
 from train.report.papers import GRADIENT_NORMS
 from train.report.statistics import PERCENT, Estimate, estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval, show_number, show_spread
@@ -39,7 +39,7 @@ class ResultRow:
     skipped: int
 
 
-def results_table(comparison: Comparison) -> Table:
+def results_table(comparison: ComparedRuns) -> Table:
     """Table 1: every optimizer's losses, and what its steps cost."""
     return Table(
         key="table1",
@@ -53,7 +53,7 @@ def results_table(comparison: Comparison) -> Table:
     )
 
 
-def _result_row(group: Group, comparison: Comparison) -> ResultRow:
+def _result_row(group: Group, comparison: ComparedRuns) -> ResultRow:
     baseline = comparison.baseline
     finals = [run.final for run in group.runs if run.final]
     cost = group.cost
@@ -192,7 +192,7 @@ class PrintedNormRow:
     norms: dict[str, float]
 
 
-def norms_table(comparison: Comparison) -> Table:
+def norms_table(comparison: ComparedRuns) -> Table:
     """Table 2: mean gradient norm by layer type at the end of training, and the paper's row."""
     printed = PrintedNormRow(title="Aardvark paper", norms=GRADIENT_NORMS)
     rows = [

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from train.host import units
 from train.records.kinds import MeshCost, Ratio, UpdateCost
 from train.records.lines import CostRecord
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.table import NOTHING, Cell, Column, Table, show_number
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that the baseline is known from a twin
-class Entry:
+class MeasuredCost:
     """One optimizer whose step, update and peak memory were all measured."""
 
     key: str
@@ -46,13 +46,13 @@ class Sheet:
         conditions: what it was measured on, in words.
     """
 
-    entries: tuple[Entry, ...]
-    base: Entry
+    entries: tuple[MeasuredCost, ...]
+    base: MeasuredCost
     parameters: int
     conditions: str
 
 
-def read_sheet(comparison: Comparison) -> Sheet | None:
+def read_sheet(comparison: ComparedRuns) -> Sheet | None:
     """The costs that were measured whole; None where the baseline's were not."""
     found = {group: entry for group in comparison.ended if (entry := _entry(group))}
     base = comparison.baseline
@@ -66,11 +66,13 @@ def read_sheet(comparison: Comparison) -> Sheet | None:
     return Sheet(tuple(found.values()), found[base], run.model.parameters, conditions)
 
 
-def _entry(group: Group) -> Entry | None:
+def _entry(group: Group) -> MeasuredCost | None:
     cost = group.cost
     if not cost or not cost.update or not cost.step_control or cost.peak_bytes is None:
         return None
-    return Entry(group.key, group.title, cost, cost.update, cost.step_control, cost.peak_bytes)
+    return MeasuredCost(
+        group.key, group.title, cost, cost.update, cost.step_control, cost.peak_bytes
+    )
 
 
 def ratio_cell(ratio: Ratio | None) -> Cell:
@@ -96,7 +98,7 @@ class CostRow:
     peak_bytes: int | None = None
 
 
-def costs_table(comparison: Comparison) -> Table:
+def costs_table(comparison: ComparedRuns) -> Table:
     """The cost sheet, the baseline once more in its last row; empty where it was not measured."""
     sheet = read_sheet(comparison)
     return Table(
@@ -119,7 +121,7 @@ def _caption(sheet: Sheet) -> str:
     )
 
 
-def _row(entry: Entry) -> CostRow:
+def _row(entry: MeasuredCost) -> CostRow:
     return CostRow(
         optimizer=entry.key,
         title=entry.title,
@@ -133,7 +135,7 @@ def _row(entry: Entry) -> CostRow:
     )
 
 
-def _control(base: Entry) -> CostRow:
+def _control(base: MeasuredCost) -> CostRow:
     return CostRow(
         optimizer=f"{base.key} again",
         title=f"{base.title} again",
@@ -197,7 +199,7 @@ class CountRow:
     update_compile_seconds: float
 
 
-def counts_table(comparison: Comparison) -> Table:
+def counts_table(comparison: ComparedRuns) -> Table:
     """What the compiler counts; empty where the cost sheet is."""
     sheet = read_sheet(comparison)
     return Table(
@@ -214,7 +216,7 @@ def counts_table(comparison: Comparison) -> Table:
     )
 
 
-def _counts_row(entry: Entry) -> CountRow:
+def _counts_row(entry: MeasuredCost) -> CountRow:
     return CountRow(
         optimizer=entry.key,
         title=entry.title,
@@ -263,7 +265,7 @@ class MeshRow:
     reason: str | None = None
 
 
-def mesh_table(comparison: Comparison) -> Table:
+def mesh_table(comparison: ComparedRuns) -> Table:
     """State and collectives on a mesh; empty where no step was to be compiled for one."""
     sheet = read_sheet(comparison)
     entries = [
@@ -294,7 +296,7 @@ def _mesh_caption(sheet: Sheet) -> str:
     )
 
 
-def _mesh_row(entry: Entry, sheet: Sheet) -> MeshRow:
+def _mesh_row(entry: MeasuredCost, sheet: Sheet) -> MeshRow:
     mesh = entry.record.mesh
     if mesh is None:
         reason = entry.record.mesh_reason

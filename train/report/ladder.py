@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.pairs import LEVEL, Pair, compare_pairs
 from train.report.statistics import PERCENT, Estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
@@ -31,14 +31,14 @@ class LadderRow:
     against: Pair | None
 
 
-def rungs(comparison: Comparison) -> list[Group]:
+def rungs(comparison: ComparedRuns) -> list[Group]:
     """The rungs of a ladder, as they were first run; none where nothing stands after another."""
     if not any(_after(group) for group in comparison.groups):
         return []
     return sorted(comparison.ended, key=_started)
 
 
-def ladder_table(comparison: Comparison) -> Table:
+def ladder_table(comparison: ComparedRuns) -> Table:
     """Table 3 of a ladder: every rung against the one before it and against AdamW."""
     return Table(
         key="ladder",

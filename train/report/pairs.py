@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.statistics import CONFIDENCE, PERCENT, Estimate, paired_seeds
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
@@ -32,8 +32,6 @@ class Pair:
         first: the key of the one.
         second: the key of the other.
         difference: mean and Student-t interval.
-        bootstrap: ends of the bias-corrected and accelerated bootstrap interval over the seeds;
-            None for fewer than three seeds, or where all differences are equal.
         p: probability of a difference as large or larger by chance, of the paired t-test; None
             for one seed, 1 where the better one diverged on a seed that the other finished.
         p_holm: the same, corrected for all pairs that were compared together.
@@ -42,7 +40,6 @@ class Pair:
     first: str
     second: str
     difference: Estimate
-    bootstrap: tuple[float, float] | None
     p: float | None
     p_holm: float | None
 
@@ -50,8 +47,7 @@ class Pair:
     def reversed(self) -> Pair:
         """The second minus the first."""
         mean = dataclasses.replace(self.difference, mean=-self.difference.mean)
-        ends = None if self.bootstrap is None else (-self.bootstrap[1], -self.bootstrap[0])
-        return Pair(self.second, self.first, mean, ends, self.p, self.p_holm)
+        return Pair(self.second, self.first, mean, self.p, self.p_holm)
 
     @property
     def told_apart(self) -> bool:
@@ -80,7 +76,7 @@ def compare_pairs(groups: Iterable[tuple[Group, Group]]) -> list[Pair]:
             better, other = (first, second) if difference.mean < 0 else (second, first)
             if p is not None and _has_lost(better, other):
                 p = 1.0
-            found.append((first.key, second.key, difference, _bootstrap(values), p))
+            found.append((first.key, second.key, difference, p))
     corrected = iter(holm([p for *_, p in found if p is not None]))
     return [Pair(*pair, None if pair[-1] is None else next(corrected)) for pair in found]
 
@@ -150,15 +146,6 @@ def _has_lost(group: Group, other: Group) -> bool:
     return any(run.record.seed in other.losses for run in group.diverged)
 
 
-def _bootstrap(differences: Sequence[float]) -> tuple[float, float] | None:
-    if len(differences) < 3 or np.ptp(differences) == 0:
-        return None
-    interval = scipy.stats.bootstrap(
-        (differences,), np.mean, confidence_level=CONFIDENCE, method="BCa", rng=0
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
 def _p(differences: Sequence[float]) -> float | None:
     if len(differences) < 2:
         return None
@@ -187,7 +174,7 @@ class PairsRow:
     against: dict[str, Pair]
 
 
-def pairs_table(comparison: Comparison) -> Table:
+def pairs_table(comparison: ComparedRuns) -> Table:
     """Table 3: differences of validation losses, row minus column, and who is told apart."""
     finished = [group for group in comparison.groups if group.finished]
     pairs = compare_all(finished)

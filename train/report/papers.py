@@ -32,6 +32,7 @@ RESULTS = (
 # Aardvark paper, Table 2: "gradient norms by layer type (final training step)".
 GRADIENT_NORMS = {"embedding": 0.47, "attention": 0.82, "mlp": 0.65, "head": 1.12}
 
+PAPERS_RATE = 3e-4  # peak learning rate of all of these
 PARAMETERS = 134_000_000  # of the model that all of these were measured on
 
 

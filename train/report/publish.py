@@ -16,22 +16,21 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from train.report.comparison import Comparison, load
+from train.records.tuning import is_tuning
+from train.report.comparison import ComparedRuns, load
 from train.report.comparison_tables import norms_table, results_table
-from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.report.ladder import ladder_table
 from train.report.pairs import pairs_table
 from train.report.statistics import PERCENT
 from train.report.study.parts import study_of
 from train.report.study.rates import rates_table
-from train.report.study.results import Results as StudyResults
-from train.report.study.results import compute
+from train.report.study.results import StudyResults, compute
 from train.report.study.tables import agreement_table, fit_table, order_table, speed_up_table
 from train.report.table import Table, escaped, markdown
 from train.report.targets import targets_table
 from train.report.tuning.tables import best_table, ranks_table, search_curves
-from train.report.tuning.trials import Results, is_tuning, load_results
+from train.report.tuning.trials import TuningResults, load_results
 from train.report.words import facts_of, finding
 
 MISSING = "*These runs are not in the repository yet.*\n"
@@ -55,7 +54,7 @@ def _titled(table: Table, title: str) -> Table:
     return dataclasses.replace(table, title=title)
 
 
-OF_COMPARISON: dict[str, Callable[[Comparison], Table]] = {
+OF_COMPARISON: dict[str, Callable[[ComparedRuns], Table]] = {
     "summary": lambda comparison: _part(
         results_table(comparison), "Losses and costs", f"{_LOSSES} {_COSTS}",
         "Optimizer", "n", "Val. loss", "Δ to AdamW", "Bits/byte", "Step time", "State",
@@ -74,10 +73,9 @@ OF_COMPARISON: dict[str, Callable[[Comparison], Table]] = {
     "cost-sheet": costs_table,
     "cost-counts": counts_table,
     "cost-mesh": mesh_table,
-    "cost-reasons": reasons_table,
     "norms": lambda comparison: _titled(norms_table(comparison), "Gradient norm by layer type"),
 }  # fmt: skip
-OF_TUNING: dict[str, Callable[[Results], Table]] = {
+OF_TUNING: dict[str, Callable[[TuningResults], Table]] = {
     "ranks": lambda results: _titled(
         ranks_table(results, search_curves(results)), "Loss and rank by tuning budget"
     ),
@@ -138,11 +136,11 @@ class Sections:
         conditions = f"{escaped(_conditions(comparison))} Records: `{self._results.name}/{source}`."
         return "\n".join(f"{markdown(table)}\n{conditions}\n" for table in tables) or MISSING
 
-    def _tables(self, path: Path, what: str) -> tuple[list[Table], Comparison]:
+    def _tables(self, path: Path, what: str) -> tuple[list[Table], ComparedRuns]:
         """The tables of a section, and all runs behind them."""
         if what in OF_STUDY:
             study = self._study(path)
-            return OF_STUDY[what](study), Comparison(study.study.groups, None, ())
+            return OF_STUDY[what](study), ComparedRuns(study.study.groups, None, ())
         if what in OF_TUNING:
             results = self._tuning(path)
             return [OF_TUNING[what](results)], results.comparison
@@ -156,7 +154,7 @@ def _read_study(folder: Path) -> StudyResults:
     return compute(study_of(map(load, parts)))
 
 
-def _conditions(comparison: Comparison) -> str:
+def _conditions(comparison: ComparedRuns) -> str:
     """What the numbers are about, in a line."""
     facts = facts_of(comparison)
     said = [f"{name}: {facts[name]}." for name in ("Data", "Model", "Tokens", "Device", "Commit")]

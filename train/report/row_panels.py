@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.drawing import FOREGROUND, Looks, label
 from train.report.statistics import PERCENT
 
 
-def finals(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def finals(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Every seed's final validation loss, their mean and its interval."""
     axes.set_title(f"Final validation loss, {PERCENT} intervals")
     for height, group in enumerate(comparison.ended):
@@ -32,7 +32,7 @@ def finals(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     axes.set_xlabel("nats per token; rings are seeds")
 
 
-def step_ratios(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def step_ratios(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Step time over the baseline's: median and quartiles over the rounds."""
     axes.set_title("Step time ÷ AdamW’s")
     axes.axvline(1, color=FOREGROUND, lw=0.6, ls=":")
@@ -45,7 +45,7 @@ def step_ratios(axes: Axes, comparison: Comparison, looks: Looks) -> None:
     axes.set_xlabel("median and quartiles")
 
 
-def state_sizes(axes: Axes, comparison: Comparison, looks: Looks) -> None:
+def state_sizes(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Bytes of optimizer state per parameter."""
     axes.set_title("Optimizer state")
     for height, group in enumerate(comparison.ended):

@@ -10,7 +10,7 @@ import numpy as np
 
 from train.host import units
 from train.records.lines import EvalRecord
-from train.report.comparison import Comparison, Group, Run
+from train.report.comparison import ComparedRuns, Group, Run
 from train.report.statistics import PERCENT, Estimate, estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
@@ -39,7 +39,7 @@ class TargetRow:
     speed_up: Estimate | None
 
 
-def targets_table(comparison: Comparison) -> Table:
+def targets_table(comparison: ComparedRuns) -> Table:
     """Table 4: steps, tokens and seconds until AdamW's final validation loss of the same seed."""
     baseline = comparison.baseline
     rows = [_row(group, baseline) for group in comparison.ended] if baseline else []

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from train.host import units
 from train.records.lines import RunRecord
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.pairs import LEVEL, Pair, compare_all
 from train.report.papers import PARAMETERS
 
 
-def finding(comparison: Comparison) -> str:
+def finding(comparison: ComparedRuns) -> str:
     """Who has the lowest validation loss, and who is not told apart from it."""
     tokens = units.count(max(run.record.tokens for run in comparison.runs))
     finished = [group for group in comparison.groups if group.finished]
@@ -83,7 +83,7 @@ def _are(words: list[str]) -> str:
     return "is" if len(words) == 1 else "are"
 
 
-def _states(comparison: Comparison) -> str:
+def _states(comparison: ComparedRuns) -> str:
     diverged = sum(len(group.diverged) for group in comparison.groups)
     unfinished = sum(len(group.unfinished) for group in comparison.groups)
     counts = ((diverged, "diverged"), (unfinished, "under way"))
@@ -109,7 +109,7 @@ class Summary:
     about: str | None
 
 
-def summarize(comparison: Comparison) -> Summary:
+def summarize(comparison: ComparedRuns) -> Summary:
     """The words of a comparison's report."""
     return Summary(
         finding=finding(comparison),
@@ -124,7 +124,7 @@ def summarize(comparison: Comparison) -> Summary:
     )
 
 
-def facts_of(comparison: Comparison) -> dict[str, str]:
+def facts_of(comparison: ComparedRuns) -> dict[str, str]:
     """What the runs have in common, by name; where they differ, all kinds of it."""
     runs = [run.record for run in comparison.runs]
     return {
@@ -153,7 +153,7 @@ _FACTS: dict[str, Callable[[RunRecord], str]] = {
 }
 
 
-def _cautions(comparison: Comparison) -> list[str]:
+def _cautions(comparison: ComparedRuns) -> list[str]:
     runs = [run.record for run in comparison.runs]
     small = min(run.model.parameters for run in runs)
     found = [

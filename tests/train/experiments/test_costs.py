@@ -24,12 +24,11 @@ from train.optimizers import Lion
 from train.records.kinds import MeshCost, Ratio, UpdateCost
 from train.records.lines import RecordWriter, decode, encode
 from train.report.comparison import load
-from train.report.cost_reasons import reasons_table
 from train.report.costs import costs_table, counts_table, mesh_table
 from train.step.program import build_program
 from train.tasks import task_of
 
-TABLES = (costs_table, counts_table, mesh_table, reasons_table)
+TABLES = (costs_table, counts_table, mesh_table)
 
 
 def test_in_every_other_round_the_last_comes_first_and_one_round_warms_up():
@@ -238,51 +237,6 @@ def test_the_compilers_counts_are_of_the_step_and_of_the_update(tmp_path):
     counted = dataclasses.replace(ADAMW, flops=2e9, bytes_accessed=4e8, compile_seconds=5.0)
     (row,) = shown(counts_table(comparison(tmp_path, counted)))
     assert row == ["AdamW", "2B", "1M", "400 MB", "25.1 MB", "5.0 s", "1.0 s"]
-
-
-@pytest.mark.parametrize(
-    ("cost", "time", "memory"),
-    [
-        (
-            whole_record("ademamix", 1.06, 1.5, 12.0, peak=3_588_608),
-            "The update takes 1.50 times AdamW’s, which is 10.0% of the step: that makes 1.05. "
-            "Measured: 1.06 (1.04–1.09), above AdamW’s second copy.",
-            "Keeps 12 B of state a parameter, AdamW 8: one float32 number more, +3.59 MB. "
-            "The peak of 50 MB moves by +7.2%, by nothing else.",
-        ),
-        (
-            whole_record("adafactor", 0.9, 0.5, 0.5, peak=-6_728_640),
-            "The update takes 0.50 times AdamW’s, which is 10.0% of the step: that makes 0.95. "
-            "Measured: 0.90 (0.88–0.93), below AdamW’s second copy.",
-            "Keeps 0.50 B of state a parameter, AdamW 8: 7.50 B less, −6.73 MB. "
-            "The peak of 50 MB moves by −13.5%, by nothing else.",
-        ),
-        (
-            whole_record("stratopt", 1.0, 1.1, 8.001, peak=500_000),
-            "The update takes 1.10 times AdamW’s, which is 10.0% of the step: that makes 1.01. "
-            "Measured: 1.00 (0.98–1.03), not told apart from AdamW’s second copy.",
-            "Keeps as much state as AdamW, 8 B a parameter. "
-            "The peak of 50 MB moves by +1.0%: +499 kB comes from the update’s temporaries.",
-        ),
-    ],
-)
-def test_the_reasons_are_made_of_the_measured_numbers(tmp_path, cost, time, memory):
-    table = reasons_table(comparison(tmp_path, ADAMW, cost))
-    row = next(row for row in table.rows if row.optimizer == cost.optimizer)
-    assert (row.time_reason, row.memory_reason) == (time, memory)
-
-
-def test_what_the_paper_prints_is_held_against_adamws_update_and_the_measured_state(tmp_path):
-    lion = whole_record("lion", 0.95, 0.5, 4.0)
-    table = reasons_table(comparison(tmp_path, ADAMW, lion))
-    adamw, aardvark, lion = table.rows[-table.printed_rows :]
-    # 100,000 x 28 B x 134M at 2.039 TB/s.
-    assert "28 B a parameter" in adamw.time_reason
-    assert "0.05 h: 0.3% of the printed time" in adamw.time_reason
-    assert "−8.1%" in lion.time_reason
-    assert "31.3 updates of AdamW’s in every step; there is one to save" in lion.time_reason
-    assert "−400 MB. The state measured here makes −536 MB" in lion.memory_reason
-    assert "+200 MB. Its state was not measured here." in aardvark.memory_reason
 
 
 def test_the_mesh_table_shows_what_is_shared_out_and_exchanged_or_why_it_is_not_known(tmp_path):

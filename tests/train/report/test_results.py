@@ -19,10 +19,11 @@ from tests.train.report.tuning.test_report import tuning_of, write_tuning
 from train.optimizers import AdamW, Lion
 from train.records.files import pack, report_folder
 from train.records.lines import RecordError, RecordWriter, RunRecord, decode, encode
+from train.records.tuning import is_tuning
 from train.report.comparison import load
 from train.report.comparison_tables import results_table
 from train.report.tuning.tables import trials_csv
-from train.report.tuning.trials import is_tuning, load_results
+from train.report.tuning.trials import load_results
 
 
 def rows_of(*paths, **options):

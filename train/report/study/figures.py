@@ -22,9 +22,9 @@ from matplotlib.ticker import (
 )
 
 from train.host import units
-from train.optimizers.search_space import PAPERS_RATE
 from train.report import comparison_figures, row_panels
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label
+from train.report.papers import PAPERS_RATE
 from train.report.statistics import PERCENT
 from train.report.study import figures as panels
 from train.report.study.parts import Conditions, Contest, is_papers_rate, rate_of

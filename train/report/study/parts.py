@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from train.host import units
-from train.optimizers.search_space import PAPERS_RATE
 from train.records.lines import RunRecord
-from train.report.comparison import Comparison, Group, load
+from train.records.tuning import is_tuning
+from train.report.comparison import ComparedRuns, Group, load
 from train.report.ladder import rungs
-from train.report.tuning.trials import is_tuning
+from train.report.papers import PAPERS_RATE
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Contest:
     """Optimizers compared under one set of conditions; each group's key is its optimizer's."""
 
     conditions: Conditions
-    comparison: Comparison
+    comparison: ComparedRuns
 
     def group(self, key: str) -> Group | None:
         """An optimizer's runs, if it takes part."""
@@ -159,7 +159,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyParts:
     """What the report is about.
 
     Attributes:
@@ -180,7 +180,7 @@ class Study:
         return (*contests, *(group for sweep in self.sweeps for group in sweep.groups))
 
 
-def read_study(folder: Path, *, allow_mixed: bool = False) -> Study:
+def read_study(folder: Path, *, allow_mixed: bool = False) -> StudyParts:
     """Reads all parts of a study's folder; one that cannot be read becomes a notice.
 
     Args:
@@ -207,7 +207,7 @@ def read_study(folder: Path, *, allow_mixed: bool = False) -> Study:
     return study
 
 
-def study_of(comparisons: Iterable[Comparison], notices: Iterable[str] = ()) -> Study:
+def study_of(comparisons: Iterable[ComparedRuns], notices: Iterable[str] = ()) -> StudyParts:
     """Sorts comparisons by what they are; a ladder is none of optimizers at their own settings."""
     comparisons = [one for one in comparisons if not rungs(one)]
     best: dict[Conditions, Contest] = {}
@@ -215,7 +215,7 @@ def study_of(comparisons: Iterable[Comparison], notices: Iterable[str] = ()) -> 
         other = best.setdefault(contest.conditions, contest)
         if len(contest.comparison.runs) > len(other.comparison.runs):
             best[contest.conditions] = contest
-    return Study(
+    return StudyParts(
         contests=tuple(best[conditions] for conditions in _ordered(best)),
         sweeps=tuple(sweep for comparison in comparisons for sweep in _sweeps(comparison)),
         notices=(*notices, *(notice for one in comparisons for notice in one.notices)),
@@ -238,7 +238,7 @@ def _settings(group: Group) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _contest(comparison: Comparison) -> Contest | None:
+def _contest(comparison: ComparedRuns) -> Contest | None:
     names = [_optimizer(group) for group in comparison.groups]
     if len({key for key, _ in names}) < max(2, len(names)):
         return None
@@ -250,7 +250,7 @@ def _contest(comparison: Comparison) -> Contest | None:
     return Contest(conditions, dataclasses.replace(comparison, groups=groups))
 
 
-def _sweeps(comparison: Comparison) -> Iterator[Sweep]:
+def _sweeps(comparison: ComparedRuns) -> Iterator[Sweep]:
     """The optimizers at several rates; what else is set must be the same."""
     alike: dict[tuple[str, str, str], list[Group]] = {}
     for group in comparison.groups:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.host import units
-from train.optimizers.search_space import PAPERS_RATE
 from train.report.comparison import Group
+from train.report.papers import PAPERS_RATE
 from train.report.statistics import PERCENT, Estimate
 from train.report.study.parts import Sweep, is_papers_rate, rate_of
 from train.report.table import NOTHING, Cell, Column, Table, show_interval

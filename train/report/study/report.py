@@ -15,14 +15,14 @@ from rich.console import Console
 from train.host import units
 from train.records.lines import RunRecord
 from train.report import drawing, terminal, words
-from train.report.comparison import BASELINE, Comparison
+from train.report.comparison import BASELINE, ComparedRuns
 from train.report.drawing import Drawing
 from train.report.papers import PARAMETERS
 from train.report.study import figures as figures
 from train.report.study.papers_order import PAPERS_ORDER, OrderTest
 from train.report.study.parts import read_study
 from train.report.study.rates import rates_table
-from train.report.study.results import Results, compute
+from train.report.study.results import StudyResults, compute
 from train.report.study.speed_up import FEWEST_BUDGETS, SpeedUp
 from train.report.study.tables import (
     agreement_table,
@@ -37,10 +37,10 @@ from train.report.words import Summary
 _MISFIT = 0.05  # of the data, that AdamW's curve may miss AdamW by without a word
 
 
-def describe(results: Results) -> Summary:
+def describe(results: StudyResults) -> Summary:
     """The finding, the facts and the cautions."""
     study = results.study
-    pooled = Comparison(study.groups, about=None, notices=())
+    pooled = ComparedRuns(study.groups, about=None, notices=())
     return Summary(
         finding=" ".join(_finding(results)),
         facts=words.facts_of(pooled),
@@ -54,7 +54,7 @@ def describe(results: Results) -> Summary:
     )
 
 
-def _finding(results: Results) -> Iterator[str]:
+def _finding(results: StudyResults) -> Iterator[str]:
     if results.headline:
         first, *others = results.headline
         order = " < ".join(PAPERS_ORDER)
@@ -96,7 +96,7 @@ def _at(test: OrderTest) -> str:
     )
 
 
-def _reversals(results: Results) -> str:
+def _reversals(results: StudyResults) -> str:
     """How many pairs change places between the papers' rate and tuned."""
     headline = {test.contest.conditions for test in results.headline}
     for one in results.agreements:
@@ -108,7 +108,7 @@ def _reversals(results: Results) -> str:
     return ""
 
 
-def _cautions(results: Results, runs: list[RunRecord]) -> Iterator[str]:
+def _cautions(results: StudyResults, runs: list[RunRecord]) -> Iterator[str]:
     outside = [curve.sweep.title for curve in results.curves if not curve.is_bottom_inside]
     if outside:
         yield (
@@ -139,7 +139,7 @@ def _cautions(results: Results, runs: list[RunRecord]) -> Iterator[str]:
     yield from results.study.notices
 
 
-def _misfits(results: Results) -> Iterator[str]:
+def _misfits(results: StudyResults) -> Iterator[str]:
     for conditions, scaling in results.scalings:
         worst = max(scaling.misfits, key=lambda factor: abs(math.log(factor)))
         if abs(math.log(worst)) > _MISFIT:
@@ -152,7 +152,7 @@ def _misfits(results: Results) -> Iterator[str]:
             )
 
 
-def _divergences(results: Results) -> Iterator[str]:
+def _divergences(results: StudyResults) -> Iterator[str]:
     for contest in results.study.contests:
         for group in contest.comparison.groups:
             if group.diverged:
@@ -219,7 +219,7 @@ def study_report(
     return out / "index.html"
 
 
-def _sections(results: Results, out: Path) -> list[Section]:
+def _sections(results: StudyResults, out: Path) -> list[Section]:
     """The orders and their rates first, as the papers' claim is about them; then the data."""
     sections, looks = [], results.looks
     if results.tests:

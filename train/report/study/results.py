@@ -8,13 +8,13 @@ from train.host import units
 from train.report.comparison import Group
 from train.report.drawing import Looks, looks
 from train.report.study.papers_order import Agreement, OrderTest, agreements, order_test
-from train.report.study.parts import Conditions, Contest, Study
+from train.report.study.parts import Conditions, Contest, StudyParts
 from train.report.study.rates import RateCurve, rate_curve
 from train.report.study.speed_up import Scaling, data_speed_ups
 
 
 @dataclass(frozen=True)
-class Results:
+class StudyResults:
     """What the report shows.
 
     Attributes:
@@ -26,7 +26,7 @@ class Results:
         curves: loss over rate, of each optimizer.
     """
 
-    study: Study
+    study: StudyParts
     scalings: tuple[tuple[Conditions, Scaling], ...]
     too_few: tuple[str, ...]
     tests: tuple[OrderTest, ...]
@@ -69,7 +69,7 @@ class Results:
         return looks(Group(key, title, (), None) for key, title in self.titles.items())
 
 
-def compute(study: Study) -> Results:
+def compute(study: StudyParts) -> StudyResults:
     """All results of a study; what its parts do not suffice for stays empty."""
     series: dict[tuple[object, ...], list[Contest]] = {}
     for contest in study.contests:
@@ -85,7 +85,7 @@ def compute(study: Study) -> Results:
             too_few.append(f"{named} ({units.plural(len(budgets), 'budget')})")
     tests = [test for contest in study.contests if (test := order_test(contest))]
     curves = [curve for sweep in study.sweeps if (curve := rate_curve(sweep))]
-    return Results(
+    return StudyResults(
         study=study,
         scalings=tuple(sorted(scalings, key=lambda one: -len(one[1].losses))),
         too_few=tuple(too_few),

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from train.report.comparison import Comparison, Group
+from train.report.comparison import ComparedRuns, Group
 from train.report.statistics import CONFIDENCE, Estimate, estimate
 
 FEWEST_BUDGETS = 3
@@ -175,7 +175,7 @@ class Scaling:
         return [float(self.curve.tokens(loss)) / tokens for tokens, loss in self.losses.items()]
 
 
-def data_speed_ups(budgets: Mapping[int, Comparison]) -> Scaling | None:
+def data_speed_ups(budgets: Mapping[int, ComparedRuns]) -> Scaling | None:
     """Fits AdamW's curve, and reads every optimizer off it.
 
     The interval is a bootstrap over seeds in pairs: AdamW and the optimizer get the same seeds in

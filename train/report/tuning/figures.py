@@ -20,17 +20,20 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from train.optimizers.search_space import PAPERS_RATE
+from train.records.tuning import Trial, TunedOptimizer
 from train.report import comparison_figures
 from train.report.comparison_figures import Curve
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label, looks
+from train.report.papers import PAPERS_RATE
 from train.report.statistics import PERCENT
 from train.report.tuning import figures as panels
 from train.report.tuning.tables import SearchCurve, budgets, ranks, running_quartiles
-from train.report.tuning.trials import Results, Trial, Tuned
+from train.report.tuning.trials import TuningResults, search_space
 
 
-def draw_tuning(results: Results, curves: Mapping[str, SearchCurve], folder: Path) -> list[Drawing]:
+def draw_tuning(
+    results: TuningResults, curves: Mapping[str, SearchCurve], folder: Path
+) -> list[Drawing]:
     """Writes each figure whole as SVG and PNG, and returns their panels for the page."""
     look = looks(results.comparison.groups)
     drawings = []
@@ -67,15 +70,18 @@ def draw_tuning(results: Results, curves: Mapping[str, SearchCurve], folder: Pat
 _RATE = "learning_rate"
 
 
-def expected(axes: Axes, results: Results, curves: Mapping[str, SearchCurve], looks: Looks) -> None:
+def expected(
+    axes: Axes, results: TuningResults, curves: Mapping[str, SearchCurve], looks: Looks
+) -> None:
     """Expected best loss against the number of trials."""
     axes.set_title("Expected best validation loss")
+    groups = {group.key: group for group in results.comparison.groups}
     drawn = {
-        tuned.group: Curve(
+        groups[tuned.key]: Curve(
             np.arange(1.0, len(curve.expected) + 1), curve.expected, curve.low, curve.high
         )
         for tuned in results.ranked
-        for curve in [curves[tuned.group.key]]
+        for curve in [curves[tuned.key]]
     }
     comparison_figures.draw_bands(axes, drawn, looks)
     for group, curve in drawn.items():
@@ -94,7 +100,7 @@ def expected(axes: Axes, results: Results, curves: Mapping[str, SearchCurve], lo
 
 def rank_changes(
     axes: Axes,
-    results: Results,
+    results: TuningResults,
     curves: Mapping[str, SearchCurve],
     budgets: Sequence[int],
     looks: Looks,
@@ -103,11 +109,11 @@ def rank_changes(
     axes.set_title("Rank by tuning budget")
     at = [ranks({name: c.expected[n - 1] for name, c in curves.items()}) for n in budgets]
     for tuned in results.ranked:
-        name, look = tuned.group.key, looks[tuned.group.key]
+        name, look = tuned.key, looks[tuned.key]
         heights = [places[name] for places in at]
         axes.plot(heights, color=look.color, ls=look.line, lw=look.width, marker=look.marker, ms=5)
         axes.annotate(
-            label(tuned.group.title), (len(budgets) - 1, heights[-1]), (9, 0),
+            label(tuned.title), (len(budgets) - 1, heights[-1]), (9, 0),
             textcoords="offset points", color=look.color, va="center", fontweight="bold",
             annotation_clip=False,
         )  # fmt: skip
@@ -120,11 +126,11 @@ def rank_changes(
     axes.grid(axis="x")
 
 
-def rate_curve(axes: Axes, tuned: Tuned, results: Results, looks: Looks) -> None:
+def rate_curve(axes: Axes, tuned: TunedOptimizer, results: TuningResults, looks: Looks) -> None:
     """Loss against the learning rate over all trials of one optimizer, the best one filled."""
-    look = looks[tuned.group.key]
+    look = looks[tuned.key]
     count = f", {len(tuned.diverged)} diverged" if tuned.diverged else ""
-    axes.set_title(f"{label(tuned.group.title)}{count}")
+    axes.set_title(f"{label(tuned.title)}{count}")
     axes.axvline(PAPERS_RATE, color=FOREGROUND, lw=0.6, ls=":")
     rates = [trial.settings[_RATE] for trial in tuned.trials]
     quartiles = running_quartiles(rates, [trial.gained for trial in tuned.trials])
@@ -139,7 +145,7 @@ def rate_curve(axes: Axes, tuned: Tuned, results: Results, looks: Looks) -> None
             color=look.color, mfc=look.color if trial is tuned.best else "none",
             ms=7 if trial is tuned.best else 4.5, clip_on=False,
         )  # fmt: skip
-    [space] = [dimension for dimension in tuned.dimensions if dimension.field == _RATE]
+    [space] = [dimension for dimension in search_space(tuned) if dimension.field == _RATE]
     axes.set_xscale("log")
     low, high = min(map(space.at, (0.0, 1.0))), max(map(space.at, (0.0, 1.0)))
     axes.set_xlim(low, high)
@@ -166,7 +172,7 @@ def _frame(curves: Mapping[str, SearchCurve]) -> float:
     return 1.01 * max(settled, median_high(curve.expected[0] for curve in curves.values()))
 
 
-def _loss_range(results: Results) -> tuple[float, float]:
+def _loss_range(results: TuningResults) -> tuple[float, float]:
     """From a little below the best loss of all to the untrained model's, where no run gained."""
     trials = [trial for tuned in results.tuned for trial in tuned.trials]
     bottom, top = min(trial.gained for trial in trials), max(trial.start for trial in trials)

@@ -15,11 +15,11 @@ from train.report import drawing, terminal, words
 from train.report.table import json_lines, markdown
 from train.report.tuning.figures import draw_tuning
 from train.report.tuning.tables import best_table, edges, ranks_table, search_curves, trials_csv
-from train.report.tuning.trials import Results, load_results
+from train.report.tuning.trials import TuningResults, load_results
 from train.report.words import Summary
 
 
-def describe(results: Results) -> Summary:
+def describe(results: TuningResults) -> Summary:
     """The finding, the facts and the cautions."""
     of_each = units.plural(len(results.tuned), "optimizer")
     return Summary(
@@ -31,14 +31,14 @@ def describe(results: Results) -> Summary:
         cautions=_cautions(results),
         unfinished=[
             f"{run.record.name}, step {run.last_step} of {run.record.steps}"
-            for tuned in results.tuned
-            for run in tuned.group.unfinished
+            for group in results.comparison.groups
+            for run in group.unfinished
         ],
         about=results.comparison.about,
     )
 
 
-def _finding(results: Results) -> str:
+def _finding(results: TuningResults) -> str:
     tokens = units.count(results.comparison.runs[0].record.tokens)
     planned = results.planned * len(results.tuned)
     lead = f"With {units.plural(results.planned, 'trial')} of {tokens} tokens for each optimizer"
@@ -48,21 +48,18 @@ def _finding(results: Results) -> str:
     if not usable:
         return f"{lead}, none has a usable loss."
     tuned, best = usable[0]
-    said = (
-        f"{lead}, {tuned.group.title} reaches the lowest validation loss, "
-        f"{units.number(best.loss, 3)}"
-    )
+    said = f"{lead}, {tuned.title} reaches the lowest validation loss, {units.number(best.loss, 3)}"
     defaults = [(other, trial.gained) for other in results.ranked if (trial := other.default)]
     if not defaults:
         return f"{said}."
     first, loss = min(defaults, key=lambda pair: pair[1])
     return (
-        f"{said}; at the defaults and the papers’ rate {first.group.title} leads, with "
+        f"{said}; at the defaults and the papers’ rate {first.title} leads, with "
         f"{units.number(loss, 3)}."
     )
 
 
-def _cautions(results: Results) -> list[str]:
+def _cautions(results: TuningResults) -> list[str]:
     runs = [run.record for run in results.comparison.runs]
     found = [
         f"One model of {units.count(min(run.model.parameters for run in runs))} parameters, one "
@@ -72,7 +69,7 @@ def _cautions(results: Results) -> list[str]:
     found += [str(edge) for tuned in results.tuned for edge in edges(tuned)]
     if any(tuned.diverged for tuned in results.tuned):
         counts = [
-            f"{len(tuned.diverged)} of {len(tuned.trials)} of {tuned.group.title}"
+            f"{len(tuned.diverged)} of {len(tuned.trials)} of {tuned.title}"
             for tuned in results.tuned
             if tuned.diverged
         ]
@@ -81,7 +78,7 @@ def _cautions(results: Results) -> list[str]:
             "started from."
         )
     found += [
-        f"{tuned.group.title}: {len(tuned.trials)} of {results.planned} trials have ended; ranks "
+        f"{tuned.title}: {len(tuned.trials)} of {results.planned} trials have ended; ranks "
         f"are at the {results.budget} that all have."
         for tuned in results.tuned
         if len(tuned.trials) < results.planned

@@ -30,9 +30,10 @@ from scipy.special import comb
 
 from train.host import units
 from train.optimizers.dimensions import Choices
+from train.records.tuning import TunedOptimizer
 from train.report.statistics import CONFIDENCE, PERCENT
 from train.report.table import NOTHING, Cell, Column, Table
-from train.report.tuning.trials import Results, Tuned
+from train.report.tuning.trials import TuningResults, search_space
 
 
 class Edge(NamedTuple):
@@ -53,7 +54,7 @@ class Edge(NamedTuple):
         )
 
 
-def edges(tuned: Tuned) -> Iterator[Edge]:
+def edges(tuned: TunedOptimizer) -> Iterator[Edge]:
     """The edges that the best trial lies at.
 
     N trials lie about 1/N of a range apart. Nearer to an edge than that, the best may well be on
@@ -63,14 +64,14 @@ def edges(tuned: Tuned) -> Iterator[Edge]:
     if tuned.best is None:
         return
     near = min(1 / len(tuned.trials), 0.1)
-    for dimension in tuned.dimensions:
+    for dimension in search_space(tuned):
         if isinstance(dimension, Choices):
             continue
         value = tuned.best.settings[dimension.field]
         place = dimension.place(value)
         if place < near or place > 1 - near:
             side = "lower" if place < 0.5 else "upper"
-            yield Edge(tuned.group.key, dimension.field, side, value, dimension.low, dimension.high)
+            yield Edge(tuned.key, dimension.field, side, value, dimension.low, dimension.high)
 
 
 _SMALL = 4  # trials: what a busy person spends on a new optimizer
@@ -111,30 +112,30 @@ class BestRow:
     edges: dict[str, str]
 
 
-def search_curves(results: Results) -> dict[str, SearchCurve]:
+def search_curves(results: TuningResults) -> dict[str, SearchCurve]:
     """The curve of each ranked optimizer, by its key."""
     curves = {}
     for tuned in results.ranked:
         default, *others = (trial.gained for trial in tuned.trials)
-        curves[tuned.group.key] = search_curve(default, others)
+        curves[tuned.key] = search_curve(default, others)
     return curves
 
 
-def budgets(results: Results) -> list[int]:
+def budgets(results: TuningResults) -> list[int]:
     """The numbers of trials to rank at: the defaults alone, a few, all."""
     return sorted({1, min(_SMALL, results.budget), results.budget})
 
 
-def ranks_table(results: Results, curves: Mapping[str, SearchCurve]) -> Table:
+def ranks_table(results: TuningResults, curves: Mapping[str, SearchCurve]) -> Table:
     """Every optimizer's expected best loss and rank at each budget."""
     standings = {number: _standings(curves, number) for number in budgets(results)}
     rows = tuple(
         RankRow(
-            optimizer=tuned.group.key,
-            title=tuned.group.title,
+            optimizer=tuned.key,
+            title=tuned.title,
             trials=len(tuned.trials),
             diverged=len(tuned.diverged),
-            standings={str(number): standings[number][tuned.group.key] for number in standings},
+            standings={str(number): standings[number][tuned.key] for number in standings},
         )
         for tuned in results.ranked
     )
@@ -155,7 +156,7 @@ def ranks_table(results: Results, curves: Mapping[str, SearchCurve]) -> Table:
     )
 
 
-def best_table(results: Results) -> Table:
+def best_table(results: TuningResults) -> Table:
     """The best settings of each optimizer."""
     return Table(
         key="tuning_best",
@@ -189,11 +190,11 @@ def _standings(curves: Mapping[str, SearchCurve], number: int) -> dict[str, Stan
     }
 
 
-def _best_row(tuned: Tuned) -> BestRow:
+def _best_row(tuned: TunedOptimizer) -> BestRow:
     best = tuned.best
     return BestRow(
-        optimizer=tuned.group.key,
-        title=tuned.group.title,
+        optimizer=tuned.key,
+        title=tuned.title,
         trial=best.number if best else None,
         val_loss=best.loss if best else None,
         bits_per_byte=best.final.bits_per_byte if best else None,
@@ -232,13 +233,13 @@ def _number(value: float | None) -> Cell:
     return NOTHING if value is None else Cell(units.number(value, 4))
 
 
-def trials_csv(results: Results) -> str:
+def trials_csv(results: TuningResults) -> str:
     """Every trial that has ended, one a line: its settings and its loss.
 
     A trial that diverged has an infinite loss, which CSV readers know as `inf`.
     """
     fields = dict.fromkeys(
-        dimension.field for tuned in results.tuned for dimension in tuned.dimensions
+        dimension.field for tuned in results.tuned for dimension in search_space(tuned)
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -247,7 +248,7 @@ def trials_csv(results: Results) -> str:
         for trial in tuned.trials:
             settings = [trial.settings.get(field, "") for field in fields]
             outcome = [trial.loss, str(trial.run.diverged).lower()]
-            writer.writerow([tuned.group.key, trial.number, *settings, *outcome])
+            writer.writerow([tuned.key, trial.number, *settings, *outcome])
     return text.getvalue()
 
 

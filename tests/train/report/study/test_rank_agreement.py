@@ -9,7 +9,7 @@ import scipy.stats
 
 from tests.support.synthetic_comparison import final_record, run_record
 from tests.support.synthetic_study import MICRO, WEBMIX
-from train.report.comparison import Comparison, Group, Run
+from train.report.comparison import ComparedRuns, Group, Run
 from train.report.study.papers_order import agreement, agreements, spearman, tau_b
 from train.report.study.parts import Contest, conditions_of
 
@@ -26,7 +26,7 @@ def contest(losses, **changes):
             final = final_record(record, loss, diverged=not math.isfinite(loss))
             runs.append(Run(record, (), (), final))
         groups.append(Group(key, key, tuple(runs), cost=None))
-    comparison = Comparison(tuple(groups), None, ())
+    comparison = ComparedRuns(tuple(groups), None, ())
     return Contest(conditions_of(run.record for run in comparison.runs), comparison)
 
 

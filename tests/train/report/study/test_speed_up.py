@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from tests.support.synthetic_comparison import final_record, run_record
-from train.report.comparison import Comparison, Group, Run
+from train.report.comparison import ComparedRuns, Group, Run
 from train.report.statistics import estimate
 from train.report.study.speed_up import data_speed_ups, fit_curve, resamples
 
@@ -32,7 +32,7 @@ def group(key, losses):
 def budgets_of(losses_of, tokens=TOKENS):
     """Comparisons by budget; `losses_of` gives losses by seed for each optimizer's key."""
     return {
-        int(size): Comparison(
+        int(size): ComparedRuns(
             tuple(group(key, losses) for key, losses in losses_of(size).items()), None, ()
         )
         for size in tokens

@@ -142,7 +142,7 @@ def test_ranks_are_at_the_defaults_at_four_trials_and_at_all(whole):
         assert losses == sorted(losses, reverse=True)
     results = load_results(folder)
     for tuned in results.tuned:
-        last = by_name[tuned.group.key]["standings"]["16"]
+        last = by_name[tuned.key]["standings"]["16"]
         assert last["loss"] == min(trial.loss for trial in tuned.trials)
     # 3e-4 lies nearest to StratOpt's valley, and Lion's is beyond its space.
     assert by_name["stratopt"]["standings"]["1"]["rank"] == 1
@@ -153,7 +153,7 @@ def test_ranks_are_at_the_defaults_at_four_trials_and_at_all(whole):
 
 def test_a_best_on_the_edge_of_its_space_is_said_so(whole):
     folder, page, terminal = whole
-    by_name = {tuned.group.key: tuned for tuned in load_results(folder).tuned}
+    by_name = {tuned.key: tuned for tuned in load_results(folder).tuned}
     found = {edge.field: edge for edge in edges(by_name["lion"])}
     assert found["learning_rate"].side == "upper"
     sentence = "The best of lion lies at the upper edge of learning_rate"
@@ -175,7 +175,7 @@ def test_the_sentence_for_an_edge_names_the_value_the_range_and_the_way_out():
 def test_a_diverged_trial_is_counted_and_never_dropped(whole):
     folder, page, terminal = whole
     results = load_results(folder)
-    diverged = {tuned.group.key: tuned.diverged for tuned in results.tuned}
+    diverged = {tuned.key: tuned.diverged for tuned in results.tuned}
     assert diverged["stratopt"]
     assert not diverged["lion"]
     for trial in diverged["stratopt"]:
