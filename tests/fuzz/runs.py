@@ -86,7 +86,7 @@ def _read_weights(path: Path) -> None:
     header = path.read_bytes()
     weights = path.with_name(FILE)
     weights.write_bytes(len(header).to_bytes(8, "little") + header + _weights()[1])
-    load_weights(weights, SMALL, _target())
+    load_weights(weights, to_dict(SMALL), _target())
 
 
 def _read_about(path: Path) -> None:

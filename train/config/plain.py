@@ -67,7 +67,7 @@ def run_config(fields: Any) -> RunConfig:
       >>> run_config(to_dict(nano())) == nano()
       True
     """
-    return from_json(fields, RunConfig, "the configuration")
+    return from_json(fields, RunConfig, "the configuration", exact=True)
 
 
 def read_run_config(path: Path) -> RunConfig:

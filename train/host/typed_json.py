@@ -31,11 +31,9 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(value: Any, hint: Any, where: str) -> Any:
+def from_json(value: Any, hint: Any, where: str, *, exact: bool = False) -> Any:
     """The JSON value as the type that ``hint`` names.
 
-    Fields that a dataclass lacks are passed over, unless the object names its class as its
-    ``kind``: then it was written from all of the fields.
 
     Args:
       value: What ``json.loads`` gave.
@@ -43,6 +41,8 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
         ``X | None``, ``Literal``, ``str``, ``float``, ``int``, ``bool``, or ``Any``, which takes
         what `to_json` can write again.
       where: The value's name for the message.
+      exact: Whether an object must be of its dataclass's ``kind``, without other fields; otherwise
+        fields that the dataclass lacks are passed over.
 
     Raises:
       ValueError: If the value is not of that type, or a field without a default is missing.
@@ -52,10 +52,12 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
         _check_plain(value, where, _DEEPEST)
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return _dataclass_from_json(value, hint, where)
+        return _dataclass_from_json(value, hint, where, exact)
     if origin is dict and isinstance(value, dict):
         return {
-            from_json(key, str, where): from_json(item, arguments[1], within(where, key))
+            from_json(key, str, where): from_json(
+                item, arguments[1], within(where, key), exact=exact
+            )
             for key, item in value.items()
         }
     if origin is tuple and isinstance(value, list):
@@ -65,17 +67,18 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
         if len(hints) != len(value):
             raise ValueError(f"{where} has {len(value)} items, and must have {len(hints)}")
         return tuple(
-            from_json(item, item_hint, f"{where}[{index}]")
+            from_json(item, item_hint, f"{where}[{index}]", exact=exact)
             for index, (item, item_hint) in enumerate(zip(value, hints, strict=True))
         )
     if origin in (types.UnionType, typing.Union):
-        return _union_from_json(value, arguments, where)
+        return _union_from_json(value, arguments, where, exact)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
             allowed = ", ".join(map(repr, arguments))
             raise ValueError(f"{where} is {value!r:.80}, and must be one of {allowed}")
         return value
     if hint is float and type(value) is int:
+        float(value)  # Too large a number overflows.
         return value  # As it was written: a hash of it must not change.
     if hint is float and (type(value) is float or value in _NOT_FINITE):
         return float(value)
@@ -87,17 +90,17 @@ def from_json(value: Any, hint: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r:.80}, which is no {getattr(hint, '__name__', hint)}")
 
 
-def _union_from_json(value: Any, hints: tuple[Any, ...], where: str) -> Any:
+def _union_from_json(value: Any, hints: tuple[Any, ...], where: str, exact: bool) -> Any:
     if value is None and types.NoneType in hints:
         return None
     kinds = {hint.__name__: hint for hint in hints if isinstance(hint, type)}
     others = [hint for hint in hints if hint is not types.NoneType]
     if len(others) == 1:
-        return from_json(value, others[0], where)
+        return from_json(value, others[0], where, exact=exact)
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{where} is of kind {kind!r:.80}, and must be of {', '.join(kinds)}")
-    return from_json(value, kinds[kind], where)
+    return from_json(value, kinds[kind], where, exact=exact)
 
 
 def read_json(path: Path, hint: Any) -> Any:
@@ -147,17 +150,17 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _dataclass_from_json(value: dict[str, Any], cls: type, where: str) -> Any:
+def _dataclass_from_json(value: dict[str, Any], cls: type, where: str, exact: bool) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    kind = None if hasattr(cls, "kind") else value.get("kind")  # Records have kinds of their own.
-    if kind not in (None, cls.__name__):
+    if exact and value.get("kind") != cls.__name__:
+        kind = value.get("kind")
         raise ValueError(f"{where} is of kind {kind!r:.80}, and must be of {cls.__name__}")
-    for name in value.keys() - fields.keys() - {"kind"} if kind else ():
+    for name in sorted(value.keys() - fields.keys() - {"kind"}) if exact else ():
         raise ValueError(f"{where} has a field {name!r:.80}, which {cls.__name__} has not")
     known = {}
     for name, field in fields.items():
         if name in value:
-            known[name] = from_json(value[name], _hints(cls)[name], f"{where}.{name}")
+            known[name] = from_json(value[name], _hints(cls)[name], f"{where}.{name}", exact=exact)
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where} has no field {name!r}")
     return cls(**known)

@@ -48,8 +48,11 @@ def load_results(path: Path, *, allow_mixed: bool = False) -> TuningResults:
         ValueError: If a dimension of a search space is none, or as `read_tuning` says.
     """
     records = read_tuning(path, allow_mixed=allow_mixed)
-    for tuned in records.optimizers:
-        search_space(tuned)
+    try:
+        for tuned in records.optimizers:
+            search_space(tuned)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     groups = tuple(Group(tuned.key, tuned.title, tuned.runs, None) for tuned in records.optimizers)
     return TuningResults(
         tuned=records.optimizers,
