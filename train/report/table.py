@@ -51,6 +51,8 @@ class Table:
     Attributes:
         key: its name in ``tables.jsonl``.
         is_wide: whether the terminal leaves out the small print, to have room for all columns.
+        parts: titles and columns of the tables that the terminal shows instead, as all columns are
+            too many for its width.
         printed_rows: how many of the last rows are quoted from a paper and not of these runs.
     """
 
@@ -61,6 +63,7 @@ class Table:
     rows: tuple[Any, ...]
     printed_rows: int = 0
     is_wide: bool = False
+    parts: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -207,6 +207,21 @@ def read_study(folder: Path, *, allow_mixed: bool = False) -> StudyParts:
     return study
 
 
+def is_study(folder: Path) -> bool:
+    """Whether a folder's parts compare an optimizer under several conditions.
+
+    No table may hold such parts together, so that they can only be reported as a study.
+    """
+    if not folder.is_dir() or is_tuning(folder) or (folder / "runs").exists():
+        return False
+    try:
+        contests = read_study(folder).contests
+    except ValueError:
+        return False
+    keys = [group.key for contest in contests for group in contest.comparison.groups]
+    return len(set(keys)) < len(keys)
+
+
 def study_of(comparisons: Iterable[ComparedRuns], notices: Iterable[str] = ()) -> StudyParts:
     """Sorts comparisons by what they are; a ladder is none of optimizers at their own settings."""
     comparisons = [one for one in comparisons if not rungs(one)]

@@ -1,7 +1,4 @@
-"""The report of a tuning: tables and a page, from the records of its trials alone.
-
-The words of a tuning's report, each computed from the records.
-"""
+"""The report of a tuning: its summary, tables and figures, from the records of its trials alone."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from rich.console import Console
 
 from train.host import units
 from train.records.files import report_folder
-from train.report import drawing, terminal, words
-from train.report.table import json_lines, markdown
+from train.report import words
+from train.report.page import Report, Section, write
 from train.report.tuning.figures import draw_tuning
 from train.report.tuning.tables import best_table, edges, ranks_table, search_curves, trials_csv
 from train.report.tuning.trials import TuningResults, load_results
@@ -114,18 +111,14 @@ def tuning_report(
     results = load_results(path, allow_mixed=allow_mixed)
     out = out or report_folder(path)
     out.mkdir(parents=True, exist_ok=True)
-    words, curves = describe(results), search_curves(results)
+    curves = search_curves(results)
     tables = [ranks_table(results, curves), best_table(results)] if curves else []
-    drawings = draw_tuning(results, curves, out)
-    files = {
-        "tables.jsonl": json_lines(tables),
-        "tables.md": "\n".join(map(markdown, tables)),
-        "trials.csv": trials_csv(results),
-        "index.html": drawing.ENVIRONMENT.get_template("tuning.html.j2").render(
-            summary=words, drawings=drawings, tables=tables
-        ),
-    }
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
-    terminal.show_tables(words, tables, console or Console())
-    return out / "index.html"
+    made = Report(
+        title="Optimizer tuning",
+        summary=describe(results),
+        sections=[Section(tables), Section(drawings=draw_tuning(results, curves, out))],
+        about=("What was tuned (tuning.json)", results.comparison.about or ""),
+        files={"trials.csv": trials_csv(results)},
+        runs="trials",
+    )
+    return write(made, out, console)
