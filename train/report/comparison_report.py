@@ -31,18 +31,18 @@ def report(
     ``tables.jsonl`` and ``tables.md``; prints the tables.
 
     Args:
-        paths: folders of comparisons, finished or not, or of runs; files of many runs, or folders
-            of those. All of their runs make one report.
-        out: where the report goes; by default as `report_folder` says.
-        console: where the tables are printed; the terminal by default.
-        allow_mixed: take runs of different data, model, tokens, commit or settings into one table.
+      paths: Folders of comparisons, finished or not, or of runs; files of many runs, or folders
+        of those. All of their runs make one report.
+      out: Where the report goes; by default as `report_folder` says.
+      console: Where the tables are printed; the terminal by default.
+      allow_mixed: Take runs of different data, model, tokens, commit or settings into one table.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        ValueError: there are no runs, or runs that do not belong into one table.
-        RecordError: a record cannot be read; the message names the file and the line.
+      ValueError: If there are no runs, or runs that do not belong into one table.
+      RecordError: If a record cannot be read; the message names the file and the line.
     """
     comparison = load(*paths, allow_mixed=allow_mixed)
     out = out or report_folder(*paths)

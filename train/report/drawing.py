@@ -157,8 +157,8 @@ def inline_svg(figure: Figure, prefix: str) -> Markup:
     """The figure as an element of an HTML page.
 
     Args:
-        figure: what to draw.
-        prefix: goes before every id, so that two figures of a page have none in common.
+      figure: What to draw.
+      prefix: Goes before every id, so that two figures of a page have none in common.
     """
     name = figure.axes[0].get_title(loc="left")
     svg = re.sub(r"^.*?<svg[^>]*>", "", _render(figure), flags=re.DOTALL)

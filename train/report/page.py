@@ -69,7 +69,7 @@ def write(report: Report, out: Path, console: Console | None = None) -> Path:
     Args:
       report: What to write.
       out: The folder, which exists: `index.html`, `tables.jsonl` with the tables' numbers, one
-        JSON object a row, and `tables.md` go there, and the report's further files.
+      JSON object a row, and `tables.md` go there, and the report's further files.
       console: Where the tables are printed; the terminal by default.
 
     Returns:

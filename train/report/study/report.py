@@ -178,16 +178,16 @@ def study_report(
     ``tables.md``; prints the tables. What the study has no runs for is left out.
 
     Args:
-        folder: of the study, with a file of runs or a comparison's folder for each of its parts.
-        out: where the report goes; ``folder/report`` by default.
-        console: where the tables are printed; the terminal by default.
-        allow_mixed: take a part in whose runs data, model, tokens, commit or settings differ.
+      folder: Of the study, with a file of runs or a comparison's folder for each of its parts.
+      out: Where the report goes; ``folder/report`` by default.
+      console: Where the tables are printed; the terminal by default.
+      allow_mixed: Take a part in whose runs data, model, tokens, commit or settings differ.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        ValueError: the folder holds neither a comparison of optimizers nor a sweep over rates.
+      ValueError: If the folder holds neither a comparison of optimizers nor a sweep over rates.
     """
     results = compute(read_study(folder, allow_mixed=allow_mixed))
     out = out or folder / "report"

@@ -96,17 +96,17 @@ def tuning_report(
     and ``tables.md``, and every trial in ``trials.csv``; prints the tables.
 
     Args:
-        path: the tuning's folder, or the file that it was packed into.
-        out: where the report goes; by default as `report_folder` says.
-        console: where the tables are printed; the terminal by default.
-        allow_mixed: take trials of different data, model, tokens or commit into one table.
+      path: The tuning's folder, or the file that it was packed into.
+      out: Where the report goes; by default as `report_folder` says.
+      console: Where the tables are printed; the terminal by default.
+      allow_mixed: Take trials of different data, model, tokens or commit into one table.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        ValueError: there are no trials, or some that do not belong into one table.
-        RecordError: a record cannot be read; the message names the file and the line.
+      ValueError: If there are no trials, or some that do not belong into one table.
+      RecordError: If a record cannot be read; the message names the file and the line.
     """
     results = load_results(path, allow_mixed=allow_mixed)
     out = out or report_folder(path)
