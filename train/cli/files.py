@@ -66,6 +66,7 @@ def report(arguments: list[str]) -> None:
     """write the report of any set of runs"""
     options = parse(ReportOptions, "report", arguments)
     from train.report import comparison_report
+    from train.report.study.parts import is_study
     from train.report.study.report import study_report
     from train.report.tuning.report import tuning_report
 
@@ -75,6 +76,8 @@ def report(arguments: list[str]) -> None:
         study_report(options.study, **terms)
     elif len(options.paths) == 1 and is_tuning(options.paths[0]):
         tuning_report(options.paths[0], **terms)
+    elif len(options.paths) == 1 and is_study(options.paths[0]):
+        study_report(options.paths[0], **terms)
     else:
         comparison_report.report(*options.paths, **terms)
 

@@ -107,9 +107,9 @@ class ReportOptions:
     """Write the tables and figures of runs that are there, finished or not."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """A comparison's or a tuning's folder, or any folders and files of runs for one table."""
+    """A comparison's, a tuning's or a study's folder, or folders and files for one table."""
     study: Path | None = None
-    """Instead: a study's folder, for one report over all of its comparisons."""
+    """A study's folder, where it is not recognized as one when it is given as a path."""
     out: Path | None = None
     """Folder of the report; by default `report` in the folder, or one under runs/ for files."""
     allow_mixed: bool = False

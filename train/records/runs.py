@@ -53,11 +53,11 @@ def read_runs(
     """The runs and the costs that a file of records holds, in its order.
 
     Args:
-        path: the file.
-        notice: told of what is passed over: a half-written line, a file without any whole one.
+      path: The file.
+      notice: Told of what is passed over: a half-written line, a file without any whole one.
 
     Raises:
-        RecordError: a record cannot be read, or stands before any run's first line.
+      RecordError: If a record cannot be read, or stands before any run's first line.
     """
     runs: list[tuple[str, RunRecord, list[Record]]] = []
     costs: list[CostRecord] = []
@@ -109,12 +109,12 @@ def check_conditions(runs: Sequence[Run], *, allow_mixed: bool) -> None:
     Devices and versions may differ: the report says so.
 
     Args:
-        runs: the runs of one table.
-        allow_mixed: the user asked for a table over different conditions. Two runs of one
-            optimizer and seed are refused even so: the pairing by seed would have no meaning.
+      runs: The runs of one table.
+      allow_mixed: The user asked for a table over different conditions. Two runs of one
+        optimizer and seed are refused even so: the pairing by seed would have no meaning.
 
     Raises:
-        ValueError: naming what differs and two runs that differ in it.
+      ValueError: Naming what differs and two runs that differ in it.
     """
     seeds: dict[tuple[str, int], list[str]] = {}
     for run in runs:

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.host.typed_json import read_json
+from train.host.typed_json import from_json, read_json
 from train.records.files import TUNING, record_files
 from train.records.lines import FinalRecord
 from train.records.runs import Run, check_conditions, read_runs
@@ -126,48 +126,38 @@ def read_tuning(path: Path, *, allow_mixed: bool = False) -> TuningRecords:
     if not is_tuning(path):
         raise ValueError(f"{path} holds no tuning: `python -m train tune` makes one")
     about = path / TUNING if path.is_dir() else path.with_suffix(".json")
-    tuning = read_json(about, _About)
+    tuning = read_json(about, dict[str, Any])
+    spaces = from_json(tuning.get("spaces"), tuple[dict[str, Any], ...], f"{about}: spaces")
+    planned = from_json(tuning.get("trials"), int, f"{about}: trials")
     notices: list[str] = []
     runs = [run for file in record_files(path) for run in read_runs(file, notices.append)[0]]
     if not runs:
         raise ValueError(f"{path} holds no trials yet: wait for the first, or tune again")
     check_conditions([_apart(run) for run in runs], allow_mixed=allow_mixed)
-    tuned = [_tuned(runs, space) for space in tuning.spaces]
+    tuned = [_tuned(runs, *_read_space(space, f"{about}: a space")) for space in spaces]
     tuned.sort(key=lambda optimizer: optimizer.best.loss if optimizer.best else math.inf)
     text = about.read_text(encoding="utf-8")
-    return TuningRecords(tuple(tuned), tuning.trials, text, tuple(notices))
+    return TuningRecords(tuple(tuned), planned, text, tuple(notices))
 
 
-@dataclass(frozen=True)
-class _Optimizer:
-    kind: str
+def _read_space(space: dict[str, Any], where: str) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The optimizer's title and the dimensions of its search space."""
+    optimizer = from_json(space.get("optimizer"), dict[str, Any], f"{where}'s optimizer")
+    title = from_json(optimizer.get("kind"), str, f"{where}'s optimizer")
+    dimensions = from_json(space.get("dimensions"), tuple[dict[str, Any], ...], where)
+    if not all(isinstance(dimension.get("field"), str) for dimension in dimensions):
+        raise ValueError(f"{where} has a dimension that names no field")
+    return title, dimensions
 
 
-@dataclass(frozen=True)
-class _Space:
-    optimizer: _Optimizer
-    dimensions: tuple[dict[str, Any], ...]
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(dimension.get("field"), str) for dimension in self.dimensions):
-            raise ValueError("every dimension of a search space must name its field")
-
-
-@dataclass(frozen=True)
-class _About:
-    """What is read of the JSON file."""
-
-    spaces: tuple[_Space, ...]
-    trials: int
-
-
-def _tuned(runs: Sequence[Run], space: _Space) -> TunedOptimizer:
-    title = space.optimizer.kind
+def _tuned(
+    runs: Sequence[Run], title: str, dimensions: tuple[dict[str, Any], ...]
+) -> TunedOptimizer:
     by_number = {_number(run): run for run in runs if run.record.optimizer == title.lower()}
     in_order = tuple(by_number[number] for number in sorted(by_number))
-    fields = [dimension["field"] for dimension in space.dimensions]
+    fields = [dimension["field"] for dimension in dimensions]
     trials = tuple(_trial(run, run.final, fields) for run in in_order if run.final)
-    return TunedOptimizer(title.lower(), title, space.dimensions, in_order, trials)
+    return TunedOptimizer(title.lower(), title, dimensions, in_order, trials)
 
 
 def _trial(run: Run, final: FinalRecord, fields: Sequence[str]) -> Trial:

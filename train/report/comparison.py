@@ -73,10 +73,10 @@ class ComparedRuns:
     """What the report is about.
 
     Attributes:
-        groups: the optimizers; the best mean validation loss first, then those of which a run
-            diverged, then those of which none has finished.
-        about: the text of comparison.json, or None.
-        notices: what was passed over in reading.
+      groups: The optimizers; the best mean validation loss first, then those of which a run
+        diverged, then those of which none has finished.
+      about: The text of comparison.json, or None.
+      notices: What was passed over in reading.
     """
 
     groups: tuple[Group, ...]
@@ -110,13 +110,13 @@ def load(*paths: Path, allow_mixed: bool = False) -> ComparedRuns:
     """Reads the runs of one table.
 
     Args:
-        paths: folders of comparisons or of single runs, files of many runs, or folders of those;
-            all of their runs together make the table.
-        allow_mixed: take runs of different data, model, tokens, commit or settings into it.
+      paths: Folders of comparisons or of single runs, files of many runs, or folders of those;
+        all of their runs together make the table.
+      allow_mixed: Take runs of different data, model, tokens, commit or settings into it.
 
     Raises:
-        ValueError: there are no runs, two have the same optimizer and seed, or they are mixed.
-        RecordError: a record cannot be read.
+      ValueError: If there are no runs, two have the same optimizer and seed, or they are mixed.
+      RecordError: If a record cannot be read.
     """
     notices: list[str] = []
     runs: dict[str, list[Run]] = {}

@@ -14,6 +14,7 @@ from train.report.papers import GRADIENT_NORMS
 from train.report.statistics import PERCENT, Estimate, estimate
 from train.report.table import NOTHING, Cell, Column, Table, show_interval, show_number, show_spread
 
+_LOSSES = 6  # columns of Table 1; the others are costs
 _INTERVAL = f"± is half of Student’s {PERCENT} interval over the seeds"
 
 
@@ -50,6 +51,10 @@ def results_table(comparison: ComparedRuns) -> Table:
         ),
         columns=_RESULT_COLUMNS,
         rows=tuple(_result_row(group, comparison) for group in comparison.ended),
+        parts=(
+            ("Table 1a. Losses", tuple(range(_LOSSES))),
+            ("Table 1b. Costs", (0, *range(_LOSSES, len(_RESULT_COLUMNS)))),
+        ),
     )
 
 

@@ -41,9 +41,9 @@ class Sheet:
     """What was measured.
 
     Attributes:
-        entries: the optimizers in the tables' order, the baseline among them.
-        parameters: of the model.
-        conditions: what it was measured on, in words.
+      entries: The optimizers in the tables' order, the baseline among them.
+      parameters: Of the model.
+      conditions: What it was measured on, in words.
     """
 
     entries: tuple[MeasuredCost, ...]
@@ -249,11 +249,11 @@ class MeshRow:
     """One optimizer on a mesh.
 
     Attributes:
-        even_share: the state of a device times the devices, over the whole state: 1 where all of
-            it is shared out, more where some is kept whole on each.
-        exchanged_bytes: of all collectives together.
-        exchanged_ratio: to what the baseline's step exchanges.
-        reason: why there are no numbers.
+      even_share: The state of a device times the devices, over the whole state: 1 where all of
+        it is shared out, more where some is kept whole on each.
+      exchanged_bytes: Of all collectives together.
+      exchanged_ratio: To what the baseline's step exchanges.
+      reason: Why there are no numbers.
     """
 
     optimizer: str

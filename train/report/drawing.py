@@ -1,13 +1,10 @@
-"""A figure of panels: whole as SVG and PNG beside the page, and one by one to stand in it.
+"""How a figure is drawn: its panels, and one colour, line and marker for each optimizer.
 
-How figures look: one colour, line and marker per optimizer.
+A figure is written whole, as SVG and PNG, and its panels singly, so that a phone can stack them.
+SVG takes the colour of the text around it, so that it fits a light page and a dark one.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind eyes, with a grey for their yellow,
-which white paper swallows; line styles and markers tell the curves apart without any colour.
-
-Figures as SVG whose text and axes take the colour of the page around them, light or dark.
-
-The report as one HTML file that needs nothing else: no network, no fonts, no scripts.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, with a grey for their
+yellow, which is too pale on white. Line styles and markers differ too.
 """
 
 from __future__ import annotations
@@ -21,15 +18,12 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 import matplotlib
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
 from train.report.comparison import BASELINE, Group
-from train.report.table import Table
-from train.report.words import Summary
 
 # Stands for the page's text colour until the SVG is written; a PNG shows it as it is: near black.
 FOREGROUND = "#010203"
@@ -163,8 +157,8 @@ def inline_svg(figure: Figure, prefix: str) -> Markup:
     """The figure as an element of an HTML page.
 
     Args:
-        figure: what to draw.
-        prefix: goes before every id, so that two figures of a page have none in common.
+      figure: What to draw.
+      prefix: Goes before every id, so that two figures of a page have none in common.
     """
     name = figure.axes[0].get_title(loc="left")
     svg = re.sub(r"^.*?<svg[^>]*>", "", _render(figure), flags=re.DOTALL)
@@ -183,22 +177,3 @@ def _render(figure: Figure) -> str:
     svg = buffer.getvalue().replace(FOREGROUND, "currentColor")
     svg = svg.replace(BLUE.lower(), f"var(--blue, {BLUE})")  # a page sets --blue where it is dark
     return re.sub(r"'DejaVu Sans'[^;\"<]*", _FONT, svg)
-
-
-# Escapes every string that goes into the page, but for our own SVG, which is marked as safe.
-ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
-def render(
-    summary: Summary, drawings: Sequence[Drawing], results: Table, others: Sequence[Table]
-) -> str:
-    """The page's HTML: the results and the figures, then the other tables that have rows."""
-    return ENVIRONMENT.get_template("report.html.j2").render(
-        summary=summary, drawings=drawings, results=results, others=others
-    )

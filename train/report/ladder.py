@@ -16,9 +16,9 @@ class LadderRow:
     """One rung.
 
     Attributes:
-        after: the title of the rung that it differs from in one thing.
-        change: its validation loss minus that rung's, paired by seed.
-        against: its validation loss minus AdamW's, corrected for all rungs.
+      after: The title of the rung that it differs from in one thing.
+      change: Its validation loss minus that rung's, paired by seed.
+      against: Its validation loss minus AdamW's, corrected for all rungs.
     """
 
     optimizer: str

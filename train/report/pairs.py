@@ -29,12 +29,12 @@ class Pair:
     """One optimizer's validation loss minus another's, over the seeds that both have.
 
     Attributes:
-        first: the key of the one.
-        second: the key of the other.
-        difference: mean and Student-t interval.
-        p: probability of a difference as large or larger by chance, of the paired t-test; None
-            for one seed, 1 where the better one diverged on a seed that the other finished.
-        p_holm: the same, corrected for all pairs that were compared together.
+      first: The key of the one.
+      second: The key of the other.
+      difference: Mean and Student-t interval.
+      p: Probability of a difference as large or larger by chance, of the paired t-test; None
+        for one seed, 1 where the better one diverged on a seed that the other finished.
+      p_holm: The same, corrected for all pairs that were compared together.
     """
 
     first: str
@@ -107,11 +107,11 @@ def indistinguishable(keys: Sequence[str], pairs: Sequence[Pair]) -> list[tuple[
     An optimizer may be in several: what is not told apart from two others may lie between them.
 
     Args:
-        keys: the optimizers, best first.
-        pairs: what is known of them; a pair that is missing is not told apart.
+      keys: The optimizers, best first.
+      pairs: What is known of them; a pair that is missing is not told apart.
 
     Returns:
-        The sets, each in the order of the keys, in the order of their first members.
+      The sets, each in the order of the keys, in the order of their first members.
 
     Example:
         >>> indistinguishable("abc", [])
@@ -159,10 +159,10 @@ class PairsRow:
     """One optimizer in Table 3.
 
     Attributes:
-        groups: one letter for each set of optimizers that are not told apart, to which it belongs.
-        wins: how many others it is told apart from and better than.
-        losses: how many it is told apart from and worse than.
-        against: by the other's key, its validation loss minus the other's.
+      groups: One letter for each set of optimizers that are not told apart, to which it belongs.
+      wins: How many others it is told apart from and better than.
+      losses: How many it is told apart from and worse than.
+      against: By the other's key, its validation loss minus the other's.
     """
 
     optimizer: str

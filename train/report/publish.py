@@ -97,7 +97,7 @@ class Sections:
     """The sections that pages may hold, each made when it is asked for.
 
     Args:
-        results: the folder of packed records.
+      results: The folder of packed records.
     """
 
     def __init__(self, results: Path) -> None:
@@ -110,12 +110,12 @@ class Sections:
         """One section, in Markdown; a line that says so where its records are not there.
 
         Args:
-            name: which records, and what of them: `nano/losses` is the losses in `nano.jsonl`, and
-                `study/orders` the orders in the files of the folder `study`.
+          name: Which records, and what of them: `nano/losses` is the losses in `nano.jsonl`, and
+            `study/orders` the orders in the files of the folder `study`.
 
         Raises:
-            ValueError: there is no such section, or the records do not make one table.
-            RecordError: a record cannot be read.
+          ValueError: If there is no such section, or the records do not make one table.
+          RecordError: If a record cannot be read.
         """
         part, _, what = name.rpartition("/")
         known = ("finding", *OF_COMPARISON, *OF_TUNING, *OF_STUDY)
@@ -171,12 +171,12 @@ def publish(root: Path) -> list[Path]:
     """Rewrites the pages whose results are out of date, and returns them.
 
     Args:
-        root: the repository: its `README.md` and the pages of its `docs` are made from the packed
-            records in its `results`.
+      root: The repository: its `README.md` and the pages of its `docs` are made from the packed
+        records in its `results`.
 
     Raises:
-        ValueError: a page asks for what there is not, or records do not make one table.
-        RecordError: a record cannot be read.
+      ValueError: If a page asks for what there is not, or records do not make one table.
+      RecordError: If a record cannot be read.
     """
     changed = outdated(root)
     for page, text in changed.items():

@@ -20,10 +20,10 @@ class Estimate:
     """A mean over ``n`` seeds.
 
     Attributes:
-        n: how many values it is over.
-        mean: their mean.
-        sd: their sample standard deviation (divisor n - 1); None for one value.
-        half_width: half of the 95 % interval; None for one value.
+      n: How many values it is over.
+      mean: Their mean.
+      sd: Their sample standard deviation (divisor n - 1); None for one value.
+      half_width: Half of the 95 % interval; None for one value.
     """
 
     n: int
@@ -51,7 +51,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean of independent values with its Student-t interval.
 
     Raises:
-        ValueError: there are no values.
+      ValueError: If there are no values.
     """
     n = len(values)
     if n == 0:

@@ -49,9 +49,11 @@ class Table:
     """A table with its caption.
 
     Attributes:
-        key: its name in ``tables.jsonl``.
-        is_wide: whether the terminal leaves out the small print, to have room for all columns.
-        printed_rows: how many of the last rows are quoted from a paper and not of these runs.
+      key: Its name in ``tables.jsonl``.
+      is_wide: Whether the terminal leaves out the small print, to have room for all columns.
+      parts: Titles and columns of the tables that the terminal shows instead, as all columns are
+        too many for its width.
+      printed_rows: How many of the last rows are quoted from a paper and not of these runs.
     """
 
     key: str
@@ -61,6 +63,7 @@ class Table:
     rows: tuple[Any, ...]
     printed_rows: int = 0
     is_wide: bool = False
+    parts: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def cells(self) -> list[list[Cell]]:

@@ -20,13 +20,13 @@ class TargetRow:
     """One optimizer in Table 4; estimates are over the seeds that reached their target.
 
     Attributes:
-        reached: how many seeds reached it, of `runs` that AdamW has too.
-        steps: steps until then, interpolated between evaluations.
-        tokens: the same in tokens.
-        seconds: time of those steps: of as many as were timed in turn with the others', where that
-            was done, and else by the runs' own clocks, which other work on the machine disturbs.
-        speed_up: logarithm of AdamW's steps over the optimizer's: 0.1 says that it is there a
-            tenth sooner.
+      reached: How many seeds reached it, of `runs` that AdamW has too.
+      steps: Steps until then, interpolated between evaluations.
+      tokens: The same in tokens.
+      seconds: Time of those steps: of as many as were timed in turn with the others', where that
+        was done, and else by the runs' own clocks, which other work on the machine disturbs.
+      speed_up: Logarithm of AdamW's steps over the optimizer's: 0.1 says that it is there a
+        tenth sooner.
     """
 
     optimizer: str
@@ -68,12 +68,12 @@ def first_reach(run: Run, target: float, positions: Sequence[float]) -> float | 
     """Where a run's validation loss first meets a target, on lines between its evaluations.
 
     Args:
-        run: the run.
-        target: a loss, in nats per token.
-        positions: where each evaluation stands, such as its step or its time.
+      run: The run.
+      target: A loss, in nats per token.
+      positions: Where each evaluation stands, such as its step or its time.
 
     Returns:
-        The position, or None where the target is never met.
+      The position, or None where the target is never met.
     """
     losses = [line.loss for line in run.evals]
     for index, loss in enumerate(losses):

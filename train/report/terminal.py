@@ -14,40 +14,17 @@ from train.report.table import Cell, Table
 from train.report.words import Summary
 
 _CUT = 6  # letters of a column's name in a wide table
-_SPLIT = 6  # of Table 1's columns, the losses; the rest are costs and become a table of their own
 
 
-def show(summary: Summary, results: Table, others: Sequence[Table], console: Console) -> None:
-    """Prints the finding, the tables and the cautions."""
-    _print_finding(console, summary)
-    if results.rows:
-        costs = [0, *range(_SPLIT, len(results.columns))]
-        print_table(console, results, list(range(_SPLIT)), "Table 1a. Losses")
-        print_table(console, results, costs, "Table 1b. Costs")
-        for table in others:
-            if table.rows:
-                print_table(console, table)
-    _print_cautions(console, summary)
-
-
-def show_tables(summary: Summary, tables: Sequence[Table], console: Console) -> None:
-    """Prints the finding, tables of equal standing and the cautions."""
-    _print_finding(console, summary)
-    for table in tables:
-        print_table(console, table)
-    _print_cautions(console, summary)
-
-
-def _print_finding(console: Console, summary: Summary) -> None:
-    """Prints what stands before the tables."""
+def show(summary: Summary, tables: Sequence[Table], console: Console) -> None:
+    """Prints the finding, the facts, the tables and the cautions."""
     console.print()
     console.print(plain(summary.finding, "bold"))
     for name, value in summary.facts.items():
         console.print(plain(f"{name}: ", "dim") + plain(value))
-
-
-def _print_cautions(console: Console, summary: Summary) -> None:
-    """Prints what stands after them."""
+    for table in tables:
+        for title, columns in table.parts or ((table.title, range(len(table.columns))),):
+            print_table(console, table, columns, title)
     for line in summary.unfinished:
         console.print(plain(f"Unfinished: {line}", "yellow"))
     for line in summary.cautions:
@@ -55,7 +32,7 @@ def _print_cautions(console: Console, summary: Summary) -> None:
 
 
 def print_table(
-    console: Console, table: Table, columns: list[int] | None = None, title: str | None = None
+    console: Console, table: Table, columns: Sequence[int] | None = None, title: str | None = None
 ) -> None:
     """Prints a table, or some of its columns under a title of their own."""
     chosen = range(len(table.columns)) if columns is None else columns

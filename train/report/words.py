@@ -95,11 +95,11 @@ class Summary:
     """What stands around the tables.
 
     Attributes:
-        finding: what was found, in one sentence.
-        facts: data, model, tokens, seeds, device, versions and commit, by name.
-        cautions: what the numbers do not show.
-        unfinished: the runs under way, and how far each has come.
-        about: the text of comparison.json, or None.
+      finding: What was found, in one sentence.
+      facts: Data, model, tokens, seeds, device, versions and commit, by name.
+      cautions: What the numbers do not show.
+      unfinished: The runs under way, and how far each has come.
+      about: The text of comparison.json, or None.
     """
 
     finding: str

@@ -146,6 +146,7 @@ def test_the_files_beside_the_page(whole):
     folder, _, _ = whole
     assert sorted(path.name for path in folder.iterdir()) == [
         "figure1.png", "figure1.svg", "figure2.png", "figure2.svg", "index.html", "tables.jsonl",
+        "tables.md",
     ]  # fmt: skip
     assert (folder / "figure1.png").read_bytes().startswith(b"\x89PNG")
     rows = [json.loads(line) for line in (folder / "tables.jsonl").read_text().splitlines()]

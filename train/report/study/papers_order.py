@@ -44,11 +44,11 @@ class Neighbours:
     """Two neighbours of the papers' order.
 
     Attributes:
-        better: the one with the lower loss in the papers.
-        worse: the other.
-        pair: the other's loss minus the one's, positive where the papers are right; corrected for
-            the neighbours of the order. None where they share no finished seed.
-        diverged: runs of the two that diverged, which no difference holds.
+      better: The one with the lower loss in the papers.
+      worse: The other.
+      pair: The other's loss minus the one's, positive where the papers are right; corrected for
+        the neighbours of the order. None where they share no finished seed.
+      diverged: Runs of the two that diverged, which no difference holds.
     """
 
     better: str
@@ -139,15 +139,15 @@ class Agreement:
     """Two comparisons of the same optimizers.
 
     Attributes:
-        first: conditions of the one.
-        second: conditions of the other.
-        optimizers: how many both have.
-        seeds: how many all of them ended in both; a diverged run's loss counts as infinite.
-        tau: Kendall's tau-b of the mean losses.
-        rho: Spearman's correlation of their ranks.
-        told_apart: pairs told apart in both, each by Holm's correction over all pairs.
-        reversals: those of them that change places: the better one's title in the first comparison,
-            then the better one's in the second.
+      first: Conditions of the one.
+      second: Conditions of the other.
+      optimizers: How many both have.
+      seeds: How many all of them ended in both; a diverged run's loss counts as infinite.
+      tau: Kendall's tau-b of the mean losses.
+      rho: Spearman's correlation of their ranks.
+      told_apart: Pairs told apart in both, each by Holm's correction over all pairs.
+      reversals: Those of them that change places: the better one's title in the first comparison,
+        then the better one's in the second.
     """
 
     first: Conditions
@@ -193,7 +193,7 @@ def agreement(first: Contest, second: Contest) -> Agreement | None:
     The bootstrap resamples seeds, the same for all optimizers and for both comparisons.
 
     Returns:
-        None for fewer than three optimizers, or no seed, in common.
+      None for fewer than three optimizers, or no seed, in common.
     """
     keys = sorted(
         {group.key for group in first.comparison.ended}

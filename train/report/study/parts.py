@@ -34,15 +34,15 @@ class Conditions:
     """What all runs of one comparison share.
 
     Attributes:
-        source: the text, as the data's configuration names it.
-        fingerprint: of the data's manifest.
-        model: its name.
-        parameters: the model's.
-        batch_size: sequences a step.
-        context: tokens a sequence.
-        steps: of each run.
-        is_papers_rate: whether all optimizers have the papers' rate of 3e-4; else each has settings
-            of its own.
+      source: The text, as the data's configuration names it.
+      fingerprint: Of the data's manifest.
+      model: Its name.
+      parameters: The model's.
+      batch_size: Sequences a step.
+      context: Tokens a sequence.
+      steps: Of each run.
+      is_papers_rate: Whether all optimizers have the papers' rate of 3e-4; else each has settings
+        of its own.
     """
 
     source: str
@@ -163,10 +163,10 @@ class StudyParts:
     """What the report is about.
 
     Attributes:
-        contests: the largest comparison of each set of conditions; those at the papers' rate last,
-            and those first that are at the most token budgets.
-        sweeps: of each optimizer.
-        notices: what was passed over in reading.
+      contests: The largest comparison of each set of conditions; those at the papers' rate last,
+        and those first that are at the most token budgets.
+      sweeps: Of each optimizer.
+      notices: What was passed over in reading.
     """
 
     contests: tuple[Contest, ...]
@@ -184,11 +184,11 @@ def read_study(folder: Path, *, allow_mixed: bool = False) -> StudyParts:
     """Reads all parts of a study's folder; one that cannot be read becomes a notice.
 
     Args:
-        folder: where the parts are.
-        allow_mixed: take a part in whose runs data, model, tokens, commit or settings differ.
+      folder: Where the parts are.
+      allow_mixed: Take a part in whose runs data, model, tokens, commit or settings differ.
 
     Raises:
-        ValueError: no part holds a comparison of optimizers or a sweep over rates.
+      ValueError: If no part holds a comparison of optimizers or a sweep over rates.
     """
     packed = [path for path in folder.glob("*.jsonl") if not is_tuning(path)]
     comparisons, notices = [], []
@@ -205,6 +205,21 @@ def read_study(folder: Path, *, allow_mixed: bool = False) -> StudyParts:
             + "".join(f"; {notice}" for notice in notices)
         )
     return study
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder's parts compare an optimizer under several conditions.
+
+    No table may hold such parts together, so that they can only be reported as a study.
+    """
+    if not folder.is_dir() or is_tuning(folder) or (folder / "runs").exists():
+        return False
+    try:
+        contests = read_study(folder).contests
+    except ValueError:
+        return False
+    keys = [group.key for contest in contests for group in contest.comparison.groups]
+    return len(set(keys)) < len(keys)
 
 
 def study_of(comparisons: Iterable[ComparedRuns], notices: Iterable[str] = ()) -> StudyParts:

@@ -22,12 +22,12 @@ class RateCurve:
     """One optimizer's sweep over rates.
 
     Attributes:
-        rates: of the runs that ended, ascending.
-        best_rate: the one with the lowest mean loss; None where all diverged.
-        best: the loss there; the lowest of several means, and so a little too low.
-        papers: the loss at 3e-4; None where it was not run or diverged.
-        lost: the loss at 3e-4 minus that at the best rate, paired by seed.
-        is_bottom_inside: whether there are rates on both sides of the best one.
+      rates: Of the runs that ended, ascending.
+      best_rate: The one with the lowest mean loss; None where all diverged.
+      best: The loss there; the lowest of several means, and so a little too low.
+      papers: The loss at 3e-4; None where it was not run or diverged.
+      lost: The loss at 3e-4 minus that at the best rate, paired by seed.
+      is_bottom_inside: Whether there are rates on both sides of the best one.
     """
 
     sweep: Sweep

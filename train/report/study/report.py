@@ -1,24 +1,20 @@
-"""The report of a study: one page over all of its comparisons, from their records alone.
-
-The words of a study's report, each computed from the records.
-"""
+"""The report of a study: one page over all of its comparisons, from their records alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 
 from train.host import units
 from train.records.lines import RunRecord
-from train.report import drawing, terminal, words
+from train.report import words
 from train.report.comparison import BASELINE, ComparedRuns
-from train.report.drawing import Drawing
+from train.report.page import Report, Section, write
 from train.report.papers import PARAMETERS
-from train.report.study import figures as figures
+from train.report.study import figures
 from train.report.study.papers_order import PAPERS_ORDER, OrderTest
 from train.report.study.parts import read_study
 from train.report.study.rates import rates_table
@@ -31,7 +27,6 @@ from train.report.study.tables import (
     show_factor,
     speed_up_table,
 )
-from train.report.table import Table, json_lines, markdown
 from train.report.words import Summary
 
 _MISFIT = 0.05  # of the data, that AdamW's curve may miss AdamW by without a word
@@ -170,13 +165,6 @@ _MAY_DIFFER: dict[str, Callable[[RunRecord], str]] = {
 }
 
 
-class Section(NamedTuple):
-    """What belongs together on the page."""
-
-    drawings: list[Drawing]
-    tables: list[Table]
-
-
 def study_report(
     folder: Path,
     *,
@@ -190,33 +178,22 @@ def study_report(
     ``tables.md``; prints the tables. What the study has no runs for is left out.
 
     Args:
-        folder: of the study, with a file of runs or a comparison's folder for each of its parts.
-        out: where the report goes; ``folder/report`` by default.
-        console: where the tables are printed; the terminal by default.
-        allow_mixed: take a part in whose runs data, model, tokens, commit or settings differ.
+      folder: Of the study, with a file of runs or a comparison's folder for each of its parts.
+      out: Where the report goes; ``folder/report`` by default.
+      console: Where the tables are printed; the terminal by default.
+      allow_mixed: Take a part in whose runs data, model, tokens, commit or settings differ.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        ValueError: the folder holds neither a comparison of optimizers nor a sweep over rates.
+      ValueError: If the folder holds neither a comparison of optimizers nor a sweep over rates.
     """
     results = compute(read_study(folder, allow_mixed=allow_mixed))
     out = out or folder / "report"
     out.mkdir(parents=True, exist_ok=True)
-    words, sections = describe(results), _sections(results, out)
-    tables = [table for section in sections for table in section.tables]
-    files = {
-        "tables.jsonl": json_lines(tables),
-        "tables.md": "\n".join(map(markdown, tables)),
-        "index.html": drawing.ENVIRONMENT.get_template("study.html.j2").render(
-            summary=words, sections=sections
-        ),
-    }
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
-    terminal.show_tables(words, tables, console or Console())
-    return out / "index.html"
+    made = Report("Optimizer study", describe(results), _sections(results, out))
+    return write(made, out, console)
 
 
 def _sections(results: StudyResults, out: Path) -> list[Section]:
@@ -225,19 +202,19 @@ def _sections(results: StudyResults, out: Path) -> list[Section]:
     if results.tests:
         contests = [test.contest for test in results.headline]
         drawing = figures.order_figure(contests, looks, out)
-        sections.append(Section([drawing], [order_table(results.tests)]))
+        sections.append(Section([order_table(results.tests)], [drawing]))
     for number, curves in enumerate(results.curves_by_conditions):
         drawing = figures.rates_figure(_name("rates", number), curves, looks, out)
-        sections.append(Section([drawing], [rates_table(_name("rates", number), curves)]))
+        sections.append(Section([rates_table(_name("rates", number), curves)], [drawing]))
     if results.agreements:
-        sections.append(Section([], [agreement_table(results.agreements)]))
+        sections.append(Section([agreement_table(results.agreements)]))
     for number, (conditions, scaling) in enumerate(results.scalings):
         name = _name("speed_up", number)
         drawing = figures.speed_up_figure(name, scaling, conditions, results.titles, looks, out)
         table = speed_up_table(f"data_{name}", scaling, conditions, results.titles)
-        sections.append(Section([drawing], [table]))
+        sections.append(Section([table], [drawing]))
     if results.scalings:
-        sections[-1].tables.append(fit_table(results.scalings))
+        sections.append(Section([fit_table(results.scalings)]))
     return sections
 
 

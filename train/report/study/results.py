@@ -18,12 +18,12 @@ class StudyResults:
     """What the report shows.
 
     Attributes:
-        scalings: AdamW's curve and the speed-ups, of each text and size with enough budgets; the
-            one with the most first.
-        too_few: the other texts and sizes, tuned, with their number of budgets, in words.
-        tests: the papers' order under each set of conditions, the papers' rate first.
-        agreements: of the orders between conditions.
-        curves: loss over rate, of each optimizer.
+      scalings: AdamW's curve and the speed-ups, of each text and size with enough budgets; the
+        one with the most first.
+      too_few: The other texts and sizes, tuned, with their number of budgets, in words.
+      tests: The papers' order under each set of conditions, the papers' rate first.
+      agreements: Of the orders between conditions.
+      curves: Loss over rate, of each optimizer.
     """
 
     study: StudyParts

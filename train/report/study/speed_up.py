@@ -50,10 +50,10 @@ class LossCurve:
     r"""Curves :math:`L(D) = E + B (D / D_0)^{-\beta}`, one for each entry of the coefficients.
 
     Attributes:
-        floor: E, what no amount of data takes away, in nats per token.
-        scale: B, in nats per token.
-        exponent: beta.
-        unit: D_0, in tokens.
+      floor: E, what no amount of data takes away, in nats per token.
+      scale: B, in nats per token.
+      exponent: Beta.
+      unit: D_0, in tokens.
     """
 
     floor: Floats
@@ -81,11 +81,11 @@ def fit_curve(tokens: ArrayLike, losses: ArrayLike) -> LossCurve:
     searched for between 0.01 and 10 by ever finer grids, for all curves at once.
 
     Args:
-        tokens: the budgets, of shape [budgets].
-        losses: of shape [..., budgets], in nats per token.
+      tokens: The budgets, of shape [budgets].
+      losses: Of shape [..., budgets], in nats per token.
 
     Raises:
-        ValueError: there are fewer than three different budgets.
+      ValueError: If there are fewer than three different budgets.
     """
     logs = np.log(np.asarray(tokens, float))
     y = np.asarray(losses, float)[..., None, :]
@@ -125,14 +125,14 @@ class SpeedUp:
     """One optimizer at one budget.
 
     Attributes:
-        tokens: the budget.
-        seeds: how many AdamW has too, at every budget.
-        diverged: runs that no number here holds.
-        loss: over those seeds.
-        factor: D' / D; infinite where the loss lies below the floor of AdamW's curve.
-        low: lower end of the bootstrap's 95 % interval; None for one seed.
-        high: its upper end; may be infinite.
-        is_extrapolated: whether D' lies beyond twice the largest budget or below half the smallest.
+      tokens: The budget.
+      seeds: How many AdamW has too, at every budget.
+      diverged: Runs that no number here holds.
+      loss: Over those seeds.
+      factor: D' / D; infinite where the loss lies below the floor of AdamW's curve.
+      low: Lower end of the bootstrap's 95 % interval; None for one seed.
+      high: Its upper end; may be infinite.
+      is_extrapolated: Whether D' lies beyond twice the largest budget or below half the smallest.
     """
 
     tokens: int
@@ -150,12 +150,12 @@ class Scaling:
     """AdamW's curve over token budgets, and what the optimizers are worth by it.
 
     Attributes:
-        seeds: those that AdamW finished at every budget.
-        losses: AdamW's means over them, by budget.
-        curve: through these.
-        intervals: of the curve's floor and exponent, by the coefficient's name; empty for one
-            seed.
-        speed_ups: by optimizer and budget.
+      seeds: Those that AdamW finished at every budget.
+      losses: AdamW's means over them, by budget.
+      curve: Through these.
+      intervals: Of the curve's floor and exponent, by the coefficient's name; empty for one
+        seed.
+      speed_ups: By optimizer and budget.
     """
 
     seeds: tuple[int, ...]
@@ -182,10 +182,10 @@ def data_speed_ups(budgets: Mapping[int, ComparedRuns]) -> Scaling | None:
     every resample, and the curve is fitted anew.
 
     Args:
-        budgets: comparisons that differ in nothing else, by their runs' tokens.
+      budgets: Comparisons that differ in nothing else, by their runs' tokens.
 
     Returns:
-        None where AdamW has no seed that it finished at every one of three budgets.
+      None where AdamW has no seed that it finished at every one of three budgets.
     """
     tokens = sorted(size for size, comparison in budgets.items() if comparison.baseline)
     found = [budgets[size].baseline for size in tokens]
@@ -266,8 +266,8 @@ class Resamples:
     """Resamples of n seeds.
 
     Attributes:
-        indices: which seeds are drawn, of shape [resamples, n].
-        weights: the probability of each, of shape [resamples].
+      indices: Which seeds are drawn, of shape [resamples, n].
+      weights: The probability of each, of shape [resamples].
     """
 
     indices: NDArray[np.int64]
@@ -283,12 +283,12 @@ class Resamples:
         """The 95 % interval of a statistic.
 
         Args:
-            value: the statistic of the seeds themselves.
-            drawn: of each resample, of shape [resamples]; finite.
-            within: what the statistic cannot be outside of.
+          value: The statistic of the seeds themselves.
+          drawn: Of each resample, of shape [resamples]; finite.
+          within: What the statistic cannot be outside of.
 
         Returns:
-            Its ends, or None for one seed.
+          Its ends, or None for one seed.
         """
         n = self.indices.shape[1]
         if n == 1:

@@ -1,7 +1,4 @@
-"""The report of a tuning: tables and a page, from the records of its trials alone.
-
-The words of a tuning's report, each computed from the records.
-"""
+"""The report of a tuning: its summary, tables and figures, from the records of its trials alone."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from rich.console import Console
 
 from train.host import units
 from train.records.files import report_folder
-from train.report import drawing, terminal, words
-from train.report.table import json_lines, markdown
+from train.report import words
+from train.report.page import Report, Section, write
 from train.report.tuning.figures import draw_tuning
 from train.report.tuning.tables import best_table, edges, ranks_table, search_curves, trials_csv
 from train.report.tuning.trials import TuningResults, load_results
@@ -99,33 +96,29 @@ def tuning_report(
     and ``tables.md``, and every trial in ``trials.csv``; prints the tables.
 
     Args:
-        path: the tuning's folder, or the file that it was packed into.
-        out: where the report goes; by default as `report_folder` says.
-        console: where the tables are printed; the terminal by default.
-        allow_mixed: take trials of different data, model, tokens or commit into one table.
+      path: The tuning's folder, or the file that it was packed into.
+      out: Where the report goes; by default as `report_folder` says.
+      console: Where the tables are printed; the terminal by default.
+      allow_mixed: Take trials of different data, model, tokens or commit into one table.
 
     Returns:
-        The path of the page.
+      The path of the page.
 
     Raises:
-        ValueError: there are no trials, or some that do not belong into one table.
-        RecordError: a record cannot be read; the message names the file and the line.
+      ValueError: If there are no trials, or some that do not belong into one table.
+      RecordError: If a record cannot be read; the message names the file and the line.
     """
     results = load_results(path, allow_mixed=allow_mixed)
     out = out or report_folder(path)
     out.mkdir(parents=True, exist_ok=True)
-    words, curves = describe(results), search_curves(results)
+    curves = search_curves(results)
     tables = [ranks_table(results, curves), best_table(results)] if curves else []
-    drawings = draw_tuning(results, curves, out)
-    files = {
-        "tables.jsonl": json_lines(tables),
-        "tables.md": "\n".join(map(markdown, tables)),
-        "trials.csv": trials_csv(results),
-        "index.html": drawing.ENVIRONMENT.get_template("tuning.html.j2").render(
-            summary=words, drawings=drawings, tables=tables
-        ),
-    }
-    for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
-    terminal.show_tables(words, tables, console or Console())
-    return out / "index.html"
+    made = Report(
+        title="Optimizer tuning",
+        summary=describe(results),
+        sections=[Section(tables), Section(drawings=draw_tuning(results, curves, out))],
+        about=("What was tuned (tuning.json)", results.comparison.about or ""),
+        files={"trials.csv": trials_csv(results)},
+        runs="trials",
+    )
+    return write(made, out, console)

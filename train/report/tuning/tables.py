@@ -274,10 +274,10 @@ def expected_best(losses: ArrayLike) -> Floats:
     among the N - i above it.
 
     Args:
-        losses: finite losses of shape [..., N].
+      losses: Finite losses of shape [..., N].
 
     Returns:
-        Of shape [..., N], one for each k.
+      Of shape [..., N], one for each k.
 
     Example:
         >>> expected_best([3.0, 1.0, 2.0]).round(3).tolist()
@@ -294,14 +294,14 @@ def search_curve(default: float, others: Sequence[float], seed: int = 0) -> Sear
     """The expected best loss of the defaults and k - 1 other trials in random order.
 
     Args:
-        default: the first trial's loss.
-        others: the losses of the others; finite.
-        seed: of the bootstrap.
+      default: The first trial's loss.
+      others: The losses of the others; finite.
+      seed: Of the bootstrap.
 
     Returns:
-        The curve, with the bootstrap's 95 % band over the other trials. The defaults are no draw:
-        the band begins as a point. At k = N it reaches only upwards, as no resample holds a lower
-        loss than the best.
+      The curve, with the bootstrap's 95 % band over the other trials. The defaults are no draw:
+      the band begins as a point. At k = N it reaches only upwards, as no resample holds a lower
+      loss than the best.
     """
     if not others:
         return SearchCurve(*([np.array([default])] * 3))
@@ -328,12 +328,12 @@ def running_quartiles(rates: Sequence[float], losses: Sequence[float]) -> Floats
     """Quartiles of the loss among the trials of neighbouring rates.
 
     Args:
-        rates: positive, in any order.
-        losses: finite, one for each rate.
+      rates: Positive, in any order.
+      losses: Finite, one for each rate.
 
     Returns:
-        Of shape [4, windows]: the mean rate (geometric), and the three quartiles over the third of
-        the trials around it; None for fewer than six trials, of which a third has no quartiles.
+      Of shape [4, windows]: the mean rate (geometric), and the three quartiles over the third of
+      the trials around it; None for fewer than six trials, of which a third has no quartiles.
     """
     if len(rates) < 6:
         return None

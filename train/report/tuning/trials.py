@@ -16,9 +16,9 @@ class TuningResults:
     """The trials of a tuning.
 
     Attributes:
-        tuned: The optimizers, the lowest loss first.
-        planned: The number of trials of each optimizer.
-        comparison: The same runs, grouped by optimizer.
+      tuned: The optimizers, the lowest loss first.
+      planned: The number of trials of each optimizer.
+      comparison: The same runs, grouped by optimizer.
     """
 
     tuned: tuple[TunedOptimizer, ...]
@@ -45,7 +45,7 @@ def load_results(path: Path, *, allow_mixed: bool = False) -> TuningResults:
     """Reads a tuning, as `read_tuning` does.
 
     Raises:
-        ValueError: If a dimension of a search space is none, or as `read_tuning` says.
+      ValueError: If a dimension of a search space is none, or as `read_tuning` says.
     """
     records = read_tuning(path, allow_mixed=allow_mixed)
     try:

@@ -25,7 +25,7 @@ from tests.support.synthetic_study import (
 from train.report.comparison import load
 from train.report.pairs import holm
 from train.report.study.papers_order import PAPERS_ORDER
-from train.report.study.parts import read_study, study_of
+from train.report.study.parts import is_study, read_study, study_of
 from train.report.study.report import describe, study_report
 from train.report.study.results import compute
 
@@ -291,3 +291,12 @@ def test_the_files_beside_the_page(whole):
     ]
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_a_folder_is_a_study_where_an_optimizer_is_under_several_conditions(tmp_path):
+    assert is_study(write_study(tmp_path / "study"))
+    (tmp_path / "one").mkdir()
+    write_papers_rate(tmp_path / "one")
+    assert not is_study(tmp_path / "one")
+    assert not is_study(tmp_path / "one" / "papers-rate.jsonl")
+    assert not is_study(tmp_path / "nothing")
