@@ -11,6 +11,7 @@ import yaml
 
 from tests.support import ROOT
 from train.cli.terminal import parse
+from train.cli.train import run_command
 from train.config.run import MeshConfig
 from train.host.distributed import HostsConfig, Place, find_place, init_distributed
 from train.step.sharding import make_mesh, process_share
