@@ -16,49 +16,14 @@ import models
 from models import TransformerConfig
 from tests.fuzz.target import Target
 from train.config.plain import to_dict
-from train.config.run import Experiment, RunConfig
-from train.experiments.queue import JOURNAL, Heartbeat, TrialQueue
-from train.experiments.tuning import Tuning
+from train.config.run import RunConfig
 from train.host.digests import SUMS, DamageError, check_seal, seal
-from train.optimizers import Lion
-from train.optimizers.search_space import search_space
 from train.run.weights import FILE, About, load_weights, save_weights
 
 RUN = RunConfig(
     model=TransformerConfig(vocab_size=256, context=128, layers=1, d_model=8, heads=1, d_ff=16)
 )
 SMALL = TransformerConfig(vocab_size=2, context=2, layers=1, d_model=2, heads=1, d_ff=2)
-
-
-def _read_journal(path: Path) -> None:
-    """Opens the queue with it, and takes what is to be done as long as there is some."""
-    tuning, heartbeat = _tuning(), Heartbeat(path.parent / "workers")
-    with heartbeat:
-        queue = TrialQueue(path.parent, tuning, heartbeat)
-        while not queue.is_done and (tasks := queue.take(2)):
-            for task in tasks:
-                assert task.folder.parent.parent == path.parent / "trials"
-                queue.finish(task, 1.0)
-        assert queue.is_done
-
-
-def _journal_seeds() -> list[bytes]:
-    """As it is when nothing is done, when a worker is gone, and when all is done."""
-    with tempfile.TemporaryDirectory() as name:
-        path, found = Path(name) / JOURNAL, []
-        with Heartbeat(Path(name) / "workers") as heartbeat:
-            queue = TrialQueue(Path(name), _tuning(), heartbeat)
-            found.append(path.read_bytes())
-            queue.take()
-            found.append(path.read_bytes())
-        _read_journal(path)
-        return [*found, path.read_bytes()]
-
-
-@functools.cache
-def _tuning() -> Tuning:
-    shared = {name: getattr(RUN, name) for name in Experiment.__dataclass_fields__}
-    return Tuning(spaces=(search_space(Lion()),), trials=1, **shared)
 
 
 def _read_seal(path: Path) -> None:
@@ -126,7 +91,6 @@ def _shapes() -> Any:
 
 
 TARGETS_OF_RUNS = {
-    "journal": Target(JOURNAL, _read_journal, _journal_seeds),
     "seal": Target(SUMS, _read_seal, _seal_seeds, _put_sealed),
     "weights": Target("header.json", _read_weights, lambda: [_weights()[0]]),
     "about": Target("about.json", _read_about, _about_seeds),

@@ -80,23 +80,6 @@ FOUND = {
             )
         ),
     ],
-    "journal": [
-        b"{}\n{}\n",
-        DEEP + b"\n\n",
-        b'{"op_code":0,"worker_id":"x","study_name":"lion","directions":[]}\n',
-        *(
-            b'{"op_code":0,"worker_id":"x","study_name":"lion","directions":[1]}\n'
-            b'{"op_code":4,"worker_id":"x","study_id":0,"datetime_start":null,"state":4,'
-            b'"user_attrs":' + attributes + b"}\n"
-            for attributes in (
-                b"{}",
-                b'{"number":0,"x":' + b"[" * 400 + b"]" * 400 + b"}",
-                b'{"number":-1}',
-                b'{"number":"0"}',
-                b'{"number":0,"worker":"../x"}',
-            )
-        ),
-    ],
     "seal": [b"", DEEP, b"0" * 64 + b"  ../../etc/passwd\n", b"0" * 64 + b"  a\x1b[2J\n"],
     "weights": [b"{", DEEP, b"{}", b'{"__metadata__": {"optax_strat": "[]"}}'],
     "about": [b"{", DEEP, b"{}", b'{"schema": 2}'],

@@ -18,8 +18,6 @@ import pytest
 from tests.support import ROOT, tiny
 from train.data import DataConfig, open_dataset, prepare
 from train.data.preparing.preparation import prepared_folder
-from train.experiments.queue import Heartbeat, TrialQueue
-from train.experiments.tuning import nano_tuning
 from train.host.compiling import keep_programs
 from train.host.digests import SUMS, seal
 from train.records.check import check_records
@@ -264,13 +262,6 @@ def test_every_file_of_a_checkpoint_is_data(bomb: bytes, tmp_path: Path) -> None
     gc.collect()  # What TensorStore left unfinished complains here, and not in another test.
     assert saves.restore(target) is not None
     saves.close()
-
-
-def test_a_tunings_journal_is_data(bomb: bytes, tmp_path: Path) -> None:
-    tuning = nano_tuning()
-    (tmp_path / "journal.log").write_bytes(bomb)
-    with Heartbeat(tmp_path / "workers") as heartbeat:
-        assert_refused(lambda: TrialQueue(tmp_path, tuning, heartbeat))
 
 
 # Compiled programs are code.

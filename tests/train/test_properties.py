@@ -5,13 +5,13 @@ import json
 from typing import Any
 
 import pytest
-import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import TransformerConfig
 from tests.optax_strat.test_tree_properties import check_schedule
-from train.cli.options import RunOptions
+from train.cli.terminal import parse
+from train.cli.train import run_command
 from train.config import named
 from train.config.plain import config_hash, first_difference, run_config, to_dict
 from train.config.run import RunConfig, ScheduleConfig
@@ -84,8 +84,8 @@ NANO = named.nano()
 def test_a_flag_reaches_its_setting_and_no_other(name: str, data: st.DataObject) -> None:
     value = data.draw(FLAGS[name])
     flag = f"--{name}={value}".replace("_", "-", name.count("_"))
-    options: Any = tyro.cli(RunOptions, args=["nano", flag])
-    assert options.config == changed(NANO, name, value)
+    command = parse(run_command, "run", ["nano", flag])
+    assert command.keywords["config"] == changed(NANO, name, value)
 
 
 def changed(config: Any, path: str, value: object) -> Any:

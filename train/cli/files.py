@@ -1,101 +1,130 @@
-"""The commands that turn files into others: `prepare`, `export`, `import`.
+"""The commands that turn files into others, or read records.
 
-The commands that read records: `report`, `check`, `publish`.
-
-What they draw with is imported when they draw, as in `train.cli.train`.
+`prepare`, `export`, `import`; `report`, `check`, `publish`. What draws is imported when it is to
+draw, as in `train.cli.train`.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax
+import tyro
 
-import train.data as data
-from train.cli.options import (
-    CheckOptions,
-    ExportOptions,
-    ImportOptions,
-    PrepareOptions,
-    PublishOptions,
-    ReportOptions,
-)
 from train.cli.progress import PrepareDisplay
-from train.cli.terminal import console, parse
+from train.cli.terminal import NamedRun, console
 from train.cli.train import run_folder
-from train.config.run import RunConfig
+from train.data import DataConfig, prepare
 from train.host.units import plain
 from train.records.check import check_records
 from train.records.tuning import is_tuning
 from train.run.transfer import export_weights, import_weights
 from train.run.weights import read_about
 
+_DATA = DataConfig()
 
-def prepare(arguments: list[str]) -> None:
-    """tokenize a source once, into memory-mapped shards"""
-    options = parse(PrepareOptions, "prepare", arguments)
+
+def prepare_command(
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = _DATA, workers: int | None = None
+) -> None:
+    """Tokenize a source once, into memory-mapped shards; a stop loses nothing that is finished.
+
+    Args:
+      data: The source, and how it is read.
+      workers: Files read at a time, each by a process; by default all cores.
+    """
     with PrepareDisplay(console) as display:
-        manifest = data.prepare(
-            options.data, workers=options.workers, progress=display.progress, full=True
-        )
+        manifest = prepare(data, workers=workers, progress=display.progress, full=True)
     console.print(manifest.summary(), markup=False, highlight=False)
 
 
-def export(arguments: list[str]) -> None:
-    """write a run's parameters as safetensors"""
-    options = parse(ExportOptions, "export", arguments)
+def export_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    out: Path,
+    step: int | None = None,
+    unstack: bool = False,
+) -> None:
+    """Write a run's parameters as safetensors, with checksums; the run may go on meanwhile.
+
+    Args:
+      run: Folder of the run.
+      out: Folder for `model.safetensors` and `model.json`.
+      step: Of which checkpoint; by default the newest whole one.
+      unstack: A tensor for each layer, as most other libraries have them, instead of one for all
+        layers.
+    """
     jax.config.update("jax_platforms", "cpu")  # It takes no GPU, should there be one.
-    stacked = not options.unstack
-    path = export_weights(options.run, options.out, step=options.step, stacked=stacked)
+    path = export_weights(run, out, step=step, stacked=not unstack)
     about = read_about(path)
     print(f"{path}: {len(about.sha256)} tensors of step {about.step}")
 
 
-def import_(arguments: list[str]) -> None:
-    """make a run that begins with given parameters"""
-    options = parse(ImportOptions, "import", arguments)
+def import_command(config: NamedRun, weights: Path, out: Path | None = None) -> None:
+    """Make the folder of a run that begins with given parameters; `run` then trains it.
+
+    Args:
+      config: Named configurations; every setting of one can be overridden.
+      weights: What `export` wrote: a `model.safetensors`.
+      out: Folder of the run; by default the one that `run` takes.
+    """
     jax.config.update("jax_platforms", "cpu")  # Likewise.
-    config: RunConfig = options.config
-    folder = options.out or run_folder(config)
-    import_weights(options.weights, config, folder)
-    print(f"{folder}: begins with {options.weights}; `run` with the same options trains it")
+    folder = out or run_folder(config)
+    import_weights(weights, config, folder)
+    print(f"{folder}: begins with {weights}; `run` with the same options trains it")
 
 
-def report(arguments: list[str]) -> None:
-    """write the report of any set of runs"""
-    options = parse(ReportOptions, "report", arguments)
+def report_command(
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    study: Path | None = None,
+    out: Path | None = None,
+    allow_mixed: bool = False,
+) -> None:
+    """Write the tables and figures of runs that are there, finished or not.
+
+    Args:
+      paths: A comparison's or a tuning's folder, or any folders and files of runs for one table.
+      study: Instead: a study's folder, for one report over all of its comparisons.
+      out: Folder of the report; by default `report` in the folder, or one under runs/ for files.
+      allow_mixed: Put runs of different data, models, lengths, commits or settings into one table.
+    """
     from train.report import comparison_report
     from train.report.study.parts import is_study
     from train.report.study.report import study_report
     from train.report.tuning.report import tuning_report
 
-    terms: dict[str, Any]
-    terms = {"out": options.out, "console": console, "allow_mixed": options.allow_mixed}
-    if options.study is not None:
-        study_report(options.study, **terms)
-    elif len(options.paths) == 1 and is_tuning(options.paths[0]):
-        tuning_report(options.paths[0], **terms)
-    elif len(options.paths) == 1 and is_study(options.paths[0]):
-        study_report(options.paths[0], **terms)
+    terms: dict[str, Any] = {"out": out, "console": console, "allow_mixed": allow_mixed}
+    if study is not None:
+        study_report(study, **terms)
+    elif len(paths) == 1 and is_tuning(paths[0]):
+        tuning_report(paths[0], **terms)
+    elif len(paths) == 1 and is_study(paths[0]):
+        study_report(paths[0], **terms)
     else:
-        comparison_report.report(*options.paths, **terms)
+        comparison_report.report(*paths, **terms)
 
 
-def check(arguments: list[str]) -> None:
-    """say what does not hold of records"""
-    options = parse(CheckOptions, "check", arguments)
-    checked = check_records(*options.paths)
+def check_command(paths: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Say what does not hold of records: a line for each thing, and exit status 1.
+
+    Args:
+      paths: Files of records, or folders with such files at any depth.
+    """
+    checked = check_records(*paths)
     for problem in checked.problems:
         print(plain(problem))
     print(checked)
     sys.exit(1 if checked.problems else 0)
 
 
-def publish(arguments: list[str]) -> None:
-    """make the tables in README and docs/ from results/"""
-    options = parse(PublishOptions, "publish", arguments)
-    from train.report.publish import publish as publish_pages
+def publish_command(root: Annotated[Path, tyro.conf.Positional] = Path(".")) -> None:
+    """Make the tables in README.md and docs/ from the records in results/.
 
-    for page in publish_pages(options.root):
+    Args:
+      root: The repository.
+    """
+    from train.report.publish import publish
+
+    for page in publish(root):
         print(page)

@@ -18,12 +18,13 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from train.data import Done
+from train.experiments.sharing import Observer
 from train.host.units import plain
 from train.records.lines import FinalRecord
 from train.run.loop import Progress
 
 
-class RunDisplay:
+class RunDisplay(Observer):
     """A progress bar over all steps of one run or of many.
 
     On a terminal it is redrawn in place; elsewhere (a log file) only finished runs print a line.

@@ -9,40 +9,62 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
-import train.experiments.compare as comparing
-import train.experiments.tune as tuning_trials
-from train.cli.options import CompareOptions, RunOptions, StudyOptions, TuneOptions
+import tyro
+
 from train.cli.progress import RunDisplay
-from train.cli.terminal import console, parse
+from train.cli.terminal import NamedRun, console
 from train.config import named
 from train.config.comparison import Comparison
 from train.config.plain import config_hash
 from train.config.run import RunConfig
-from train.experiments.ladders import ladder
-from train.experiments.study import run_study
-from train.experiments.tuning import Tuning, nano_tuning
+from train.experiments.compare import compare
+from train.experiments.ladders import LadderName, climb
+from train.experiments.study import Study, run_study
+from train.experiments.tuning import Tuning, nano_tuning, tune
 from train.experiments.workers import Work, other_workers
-from train.host.distributed import init_distributed
+from train.host.distributed import HostsConfig, init_distributed
 from train.host.signals import stopping
 from train.host.units import plain, size
 from train.inspection.budget import refuse_unless_accepted
 from train.inspection.out_of_memory import memory_explained
+from train.run.trackers import TrackerName
 from train.run.train import train
 from train.run.training_clock import Speed
 from train.tasks import task_of
 
+_ALONE = HostsConfig()
+_STUDY = Study()
 
-def run(arguments: list[str]) -> None:
-    """train one configuration"""
-    options = parse(RunOptions, "run", arguments)
-    stopping.status = options.stop_status
-    console.quiet = init_distributed(options.hosts) > 0  # The first process speaks for all.
+
+def run_command(
+    config: NamedRun,
+    out: Path | None = None,
+    accept_cost: bool = False,
+    profile: bool = False,
+    track: tuple[TrackerName, ...] = (),
+    hosts: HostsConfig = _ALONE,
+    stop_status: int = 0,
+) -> None:
+    """Train one configuration; the same command goes on after a stop.
+
+    Args:
+      config: Named configurations; every setting of one can be overridden.
+      out: Folder of the run; by default one under runs/ that is named by the configuration.
+      accept_cost: Run a configuration that is known to cost hundreds of device-hours.
+      profile: Write a trace of a few steps into the run's folder, for xprof or TensorBoard.
+      track: Tell these of every record too; each needs its package.
+      hosts: The other processes of the run.
+      stop_status: Exit status after SIGTERM, SIGUSR1 or SIGHUP: not 0 where a launcher would take
+        that for a finished run.
+    """
+    stopping.status = stop_status
+    console.quiet = init_distributed(hosts) > 0  # The first process speaks for all.
     stopping.quiet = console.quiet
-    config: RunConfig = options.config
     task = task_of(config)
-    refuse_unless_accepted(task, config.steps, options.accept_cost)
-    folder = options.out or run_folder(config)
+    refuse_unless_accepted(task, config.steps, accept_cost)
+    folder = out or run_folder(config)
     with RunDisplay(console, config.steps) as display, memory_explained(config):
         display.run_started(folder.name)
         final = train(
@@ -50,8 +72,8 @@ def run(arguments: list[str]) -> None:
             folder,
             task=task,
             on_progress=display.run_progress,
-            profile=options.profile,
-            track=options.track,
+            profile=profile,
+            track=track,
         )
     console.print(
         plain(
@@ -65,48 +87,103 @@ def run(arguments: list[str]) -> None:
         console.print(f"{speed}{formula}; {size(final.peak_bytes)} a device.", highlight=False)
 
 
-def compare(arguments: list[str]) -> None:
-    """compare optimizers: tables, figures and a page"""
-    preset = named.compare_quick() if "--quick" in arguments else named.compare()
-    options = parse(CompareOptions, "compare", arguments, CompareOptions(preset))
-    comparison = options.comparison
-    if options.ladder is not None:
-        comparison = ladder(options.ladder, comparison)
-    comparison = _only(comparison, options.only)
-    folder = options.out or _default_folder(comparison)
+def compare_command(
+    comparison: Annotated[Comparison, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    quick: bool = False,
+    only: tuple[str, ...] = (),
+    ladder: LadderName | None = None,
+    workers: int = 1,
+) -> None:
+    """Compare optimizers on equal terms and report; the same command goes on after a stop.
+
+    Called several times at once, on any machines that see the folder, it shares the runs out.
+
+    Args:
+      comparison: What to compare.
+      out: Folder of the comparison; by default one under runs/.
+      quick: A tenth of the steps.
+      only: Compare these alone with AdamW, the baseline, such as `--only lion aardvark`.
+      ladder: Compare the rungs from AdamW to this method instead, each another in one thing.
+      workers: Processes of this machine that share the runs.
+    """
+    if ladder is not None:
+        comparison = climb(ladder, comparison)
+    comparison = _only(comparison, only)
+    folder = out or _comparison_folder(comparison)
     steps = sum(entry.config.steps for entry in comparison.runs())
-    work = partial(comparing.compare, comparison, folder)
-    _share_out(work, options.workers, steps)
+    _share_out(partial(compare, comparison, folder), workers, steps)
     from train.report.comparison_report import report
 
     report(folder, console=console)
 
 
-def tune(arguments: list[str]) -> None:
-    """tune optimizers on equal budgets: N trials each"""
-    options = parse(TuneOptions, "tune", arguments, TuneOptions(nano_tuning()))
-    tuning = _only_tuned(options.tuning, options.only)
-    folder = options.out or _tuning_folder(tuning)
+def tune_command(
+    tuning: Annotated[Tuning, tyro.conf.arg(name="")],
+    out: Path | None = None,
+    only: tuple[str, ...] = (),
+    workers: int = 1,
+    population: int = 1,
+) -> None:
+    """Tune every optimizer on equal budgets and report; the same command goes on after a stop.
+
+    Called several times at once, on any machines that see the folder, it shares the trials out.
+
+    Args:
+      tuning: What to tune.
+      out: Folder of the tuning; by default one under runs/.
+      only: Tune these alone, such as `--only adamw lion`.
+      workers: Processes of this machine that share the trials.
+      population: Trials that a process trains at a time, in one compiled program.
+    """
+    tuning = _only_tuned(tuning, only)
+    folder = out or _tuning_folder(tuning)
     steps = sum(run.steps for runs in tuning.runs().values() for run in runs)
-    work = partial(tuning_trials.tune, tuning, folder, population=options.population)
-    _share_out(work, options.workers, steps)
+    _share_out(partial(tune, tuning, folder, population=population), workers, steps)
     from train.report.tuning.report import tuning_report
 
     tuning_report(folder, console=console)
 
 
-def study(arguments: list[str]) -> None:
-    """tune, then compare in every way that the evidence needs"""
-    options = parse(StudyOptions, "study", arguments)
+def study_command(
+    study: Annotated[Study, tyro.conf.arg(name="")] = _STUDY,
+    folder: Path = Path("runs/study"),
+    out: Path = Path("results/study"),
+    only: tuple[str, ...] = (),
+    workers: int = 1,
+) -> None:
+    """Tune, then compare at the settings found: over tokens, rates, texts, sizes and ablations.
+
+    The same command goes on after a stop; called several times at once, it shares the runs out.
+
+    Args:
+      study: What to study.
+      folder: Where the runs go.
+      out: Where their records go, one file for each part.
+      only: Run these parts alone, after the tuning, such as `--only tokens-400 rates`.
+      workers: Processes of this machine that share the runs.
+    """
 
     def share_out(name: str, work: Work, steps: int) -> None:
         console.rule(name)
-        _share_out(work, options.workers, steps)
+        _share_out(work, workers, steps)
 
-    run_study(options.study, options.folder, options.out, share_out=share_out, only=options.only)
+    run_study(study, folder, out, share_out=share_out, only=only)
     from train.report.study.report import study_report
 
-    study_report(options.out, out=options.folder / "report", console=console)
+    study_report(out, out=folder / "report", console=console)
+
+
+def presets(command: str, arguments: list[str]) -> dict[str, Any]:
+    """What a command changes the settings of, where that is not the same for every call."""
+    match command:
+        case "compare":
+            quick = "--quick" in arguments
+            return {"comparison": named.compare_quick() if quick else named.compare()}
+        case "tune":
+            return {"tuning": nano_tuning()}
+        case _:
+            return {}
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -125,7 +202,7 @@ def _only(comparison: Comparison, names: tuple[str, ...]) -> Comparison:
     _check_known(names, known)
     if not names:
         return comparison
-    chosen = tuple(one for one in comparison.contestants if one.name in (known[0], *names))
+    chosen = tuple(c for c in comparison.contestants if c.name in (known[0], *names))
     return dataclasses.replace(comparison, contestants=chosen)
 
 
@@ -147,7 +224,7 @@ def _tuning_folder(tuning: Tuning) -> Path:
     return Path("runs") / ("tune" if is_nano else f"tune-{config_hash(tuning)}")
 
 
-def _default_folder(comparison: Comparison) -> Path:
+def _comparison_folder(comparison: Comparison) -> Path:
     for make in (named.compare, named.compare_quick):
         if comparison == make():
             return Path("runs") / make.__name__

@@ -23,7 +23,7 @@ PAPERS_MEAN_MULTIPLIER = 1.34
 """Of the 134-million-parameter reading of the papers' model, `models.PRESETS["paper_wide"]`."""
 
 
-def ladder(name: LadderName, comparison: Comparison) -> Comparison:
+def climb(name: LadderName, comparison: Comparison) -> Comparison:
     """A ladder's rungs compared on the terms of another comparison, from its AdamW on.
 
     Args:
@@ -35,7 +35,7 @@ def ladder(name: LadderName, comparison: Comparison) -> Comparison:
 
     Example:
       >>> from train.config.named import compare
-      >>> [rung.title for rung in ladder("muon", compare()).contestants][:3]
+      >>> [rung.title for rung in climb("muon", compare()).contestants][:3]
       ['AdamW', 'Muon on attention', 'Muon on MLPs']
     """
     base = comparison.contestants[0].optimizer
@@ -62,7 +62,7 @@ def aardvark_ladder(base: AdamW, model: TransformerConfig) -> tuple[Contestant, 
     """
     adamw, unclipped = _start(base)
     multiplied = _rung(
-        _spelled(unclipped, as_aardvark),
+        _as_method(unclipped, as_aardvark),
         "+ multipliers",
         embedding=Aardvark.embedding,
         attention=Aardvark.attention,
@@ -92,7 +92,7 @@ def stratopt_ladder(base: AdamW) -> tuple[Contestant, ...]:
     """AdamW, without its clip, without bias correction, with alpha, StratOpt; its options."""
     adamw, unclipped = _start(base)
     uncorrected = _rung(
-        _spelled(unclipped, as_stratopt), "No bias correction", bias_correction=False
+        _as_method(unclipped, as_stratopt), "No bias correction", bias_correction=False
     )
     scaled = _rung(uncorrected, "+ alpha (ema)", scale_bounds=StratOpt.scale_bounds)
     stratopt = _rung(scaled, "StratOpt (+ clip)", layer_clip=StratOpt.layer_clip)
@@ -122,7 +122,7 @@ def muon_ladder(base: AdamW) -> tuple[Contestant, ...]:
     Optax's Muon gives Nesterov's momentum to the parameters that it leaves to AdamW, too.
     """
     adamw = Contestant(base)
-    nowhere = _spelled(adamw, as_muon)
+    nowhere = _as_method(adamw, as_muon)
     attention = _rung(nowhere, "Muon on attention", strata=("attention",))
     mlps = _rung(nowhere, "Muon on MLPs", strata=("mlp",))
     both = _rung(attention, "Muon on both", strata=("attention", "mlp"))
@@ -179,10 +179,10 @@ def _start(base: AdamW) -> tuple[Contestant, Contestant]:
     return adamw, _rung(adamw, "AdamW, no clip", clip=None)
 
 
-def _spelled(rung: Contestant, spell: Callable[[AdamW], OptimizerConfig]) -> Contestant:
+def _as_method(rung: Contestant, convert: Callable[[AdamW], OptimizerConfig]) -> Contestant:
     """The same rung in the words of the method that the ladder leads to."""
     assert isinstance(rung.optimizer, AdamW)
-    return dataclasses.replace(rung, optimizer=spell(rung.optimizer))
+    return dataclasses.replace(rung, optimizer=convert(rung.optimizer))
 
 
 def _rung(before: Contestant, title: str, **changes: Any) -> Contestant:

@@ -31,9 +31,8 @@ from train.config.comparison import Comparison, Contestant
 from train.config.run import ScheduleConfig
 from train.data import DataConfig
 from train.experiments.compare import compare
-from train.experiments.ladders import LADDERS, ladder
-from train.experiments.tune import tune
-from train.experiments.tuning import Tuning, tuning_of
+from train.experiments.ladders import LADDERS, climb
+from train.experiments.tuning import Tuning, tune, tuning_of
 from train.experiments.workers import Work
 from train.optimizers import OptimizerConfig
 from train.optimizers.search_space import PAPERS_RATE, search_space
@@ -101,7 +100,7 @@ def comparisons(study: Study, tuned: Sequence[OptimizerConfig]) -> dict[str, Com
     found["rates"] = dataclasses.replace(
         _between(sparse, [one for each in tuned for one in _rates(each)]), seeds=study.rate_seeds
     )
-    found |= {f"ladder-{name}": ladder(name, sparse) for name in LADDERS}
+    found |= {f"ladder-{name}": climb(name, sparse) for name in LADDERS}
     if study.second_text is not None:
         found["second-text"] = dataclasses.replace(sparse, data=study.second_text)
     if study.larger is not None:

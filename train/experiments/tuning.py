@@ -1,25 +1,43 @@
-"""What a tuning is: one experiment, a search space for each optimizer, and a number of trials.
+"""A tuning: the same number of trials of every optimizer, at settings spread over its search space.
 
-Which trials: quasi-random points of the unit cube, by Optuna's sampler.
+<folder>/tuning.json              what is tuned, on what
+<folder>/trials/lion/3/           one trial: configuration and records, as of any run
+
+Any number of processes, on any machines that see the folder, make the same call and share the
+trials (`train.experiments.sharing`). Of each trial the records stay. Its checkpoints go when it has
+ended: those of all trials together would fill the disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
-import optuna
 import tyro
-from optuna.distributions import BaseDistribution, FloatDistribution
 
 from train.config import named
 from train.config.comparison import Comparison
+from train.config.plain import config_hash
 from train.config.run import Experiment, RunConfig
+from train.experiments.sharing import (
+    SILENT,
+    Observer,
+    SharedRun,
+    claim_experiment,
+    share_out,
+    train_alone,
+)
 from train.optimizers import OptimizerConfig
 from train.optimizers.search_space import SearchSpace, search_space
+from train.records.files import TUNING
+from train.run.folder import CHECKPOINTS, finished
+from train.run.population import populations, train_population
+from train.tasks import Task
 
 
 @functools.cache
@@ -27,7 +45,7 @@ def sobol_points(count: int, dimensions: int, seed: int) -> tuple[tuple[float, .
     """The first points of a scrambled Sobol sequence.
 
     They fill the cube more evenly than random ones, and a longer sequence begins with the points of
-    a shorter one. All are drawn beforehand: workers that share a study draw some twice.
+    a shorter one.
 
     Args:
       count: How many.
@@ -36,22 +54,14 @@ def sobol_points(count: int, dimensions: int, seed: int) -> tuple[tuple[float, .
 
     Example:
       >>> [point] = sobol_points(1, 3, seed=0)
-      >>> len(point), all(0 <= unit < 1 for unit in point)
-      (3, True)
+      >>> [round(coordinate, 3) for coordinate in point]
+      [0.851, 0.931, 0.363]
     """
-    unit_cube: dict[str, BaseDistribution] = {
-        f"x{number}": FloatDistribution(0.0, 1.0) for number in range(dimensions)
-    }
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed)
-    study = optuna.create_study(sampler=sampler)
-    # The sampler takes a study's first trial at random: this one stands in for it.
-    middle = dict.fromkeys(unit_cube, 0.5)
-    study.add_trial(optuna.create_trial(params=middle, distributions=unit_cube, value=0.0))
-    trials = [study.ask(unit_cube) for _ in range(count)]
-    return tuple(tuple(trial.params[name] for name in unit_cube) for trial in trials)
+    from scipy.stats import qmc  # Takes half a second, which only a tuning needs to wait for.
+
+    # A power of 2, which the sequence fills the cube evenly at: it warns of all other numbers.
+    points = qmc.Sobol(dimensions, scramble=True, seed=seed).random_base2(count.bit_length())
+    return tuple(tuple(map(float, point)) for point in points[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +117,12 @@ class Tuning(Experiment):
 def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
     """The tuning of a comparison's optimizers, in the experiment that it compares them in.
 
-    Of a trial the loss counts: it logs little of its way there.
+    Of a trial only the last loss counts, so it logs little of its way there.
     """
     shared = {
         field.name: getattr(comparison, field.name) for field in dataclasses.fields(Experiment)
     }
-    spaces = tuple(search_space(one.optimizer) for one in comparison.contestants)
+    spaces = tuple(search_space(contestant.optimizer) for contestant in comparison.contestants)
     sparse = {"log_every": max(comparison.steps // 20, 1), "checkpoint_every": comparison.steps}
     return Tuning(spaces=spaces, trials=trials, **shared | sparse)
 
@@ -120,3 +130,69 @@ def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
 def nano_tuning() -> Tuning:
     """Sixteen trials of each optimizer of the nano comparison: about half an hour on two cores."""
     return tuning_of(named.compare())
+
+
+def tune(tuning: Tuning, folder: Path, observer: Observer = SILENT, *, population: int = 1) -> None:
+    """Does what is still missing of a tuning, together with whoever else makes the same call.
+
+    Args:
+      tuning: What to tune.
+      folder: Where it goes; holds this tuning's earlier work, or nothing.
+      observer: Told of every trial and step.
+      population: Trials of one optimizer that are trained together, in one compiled program: the
+        faster, the smaller the model. The same for all workers.
+
+    Raises:
+      ValueError: If the folder holds another tuning or a link, the configuration does not fit the
+        data or the devices, or the population has no members.
+      Interrupted: If a signal asked to stop; the same call goes on from there.
+      DiskError: If there is no room; likewise.
+    """
+    if population < 1:
+        raise ValueError(f"population={population} is not allowed: it must be at least 1.")
+    task = claim_experiment(folder / TUNING, tuning)
+
+    def train_group(group: Sequence[SharedRun]) -> None:
+        if len(group) > 1:
+            _train_together(group, task, observer)
+        else:
+            [trial] = group
+            train_alone(trial, task, observer)
+            shutil.rmtree(trial.folder / CHECKPOINTS, ignore_errors=True)
+
+    share_out(_groups(tuning, folder, population), train_group, observer)
+
+
+def _groups(tuning: Tuning, folder: Path, population: int) -> list[list[SharedRun]]:
+    """Every optimizer's trial k before trial k + 1 of any, so that stopping is fair."""
+    numbered = []
+    for name, configs in tuning.runs().items():
+        trials = [
+            SharedRun(f"{name}/{number}", folder / "trials" / name / str(number), config)
+            for number, config in enumerate(configs)
+        ]
+        alone = [[number] for number in range(len(trials))]
+        for members in populations(configs, population) if population > 1 else alone:
+            numbered.append((members[0], [trials[number] for number in members]))
+    numbered.sort(key=lambda group: group[0])
+    return [group for _, group in numbered]
+
+
+def _train_together(group: Sequence[SharedRun], task: Task, observer: Observer) -> None:
+    """Trains those that have not ended; all, if they have begun to train together."""
+
+    def checkpoints_of(members: Sequence[SharedRun]) -> Path:
+        hashed = config_hash(tuple(trial.config for trial in members))
+        return members[0].folder.parent / f"population-{hashed}"
+
+    members = group
+    if not checkpoints_of(group).exists():
+        members = [run for run in group if finished(run.folder, run.config) is None]
+    train_population(
+        [trial.config for trial in members],
+        [trial.folder for trial in members],
+        checkpoints=checkpoints_of(members),
+        task=task,
+        on_progress=observer.run_progress,
+    )
+    shutil.rmtree(checkpoints_of(members), ignore_errors=True)

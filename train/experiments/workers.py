@@ -12,13 +12,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 
 import jax
-from rich.console import Console
 
-from train.cli.progress import RunDisplay
 from train.host.allocator import share_heap
 from train.host.signals import Stopping, StopRequest
 
-Work = Callable[[RunDisplay], None]
+Work = Callable[..., None]
+"""What workers share; may be told an `Observer`, and keeps silent by default."""
 
 
 @contextmanager
@@ -29,8 +28,8 @@ def other_workers(work: Work, count: int) -> Iterator[None]:
     does the end of this process, should it be killed.
 
     Args:
-      work: What to do, told where to show it; a `functools.partial` of a module's function, since
-        a process of its own imports it.
+      work: What to do; a `functools.partial` of a module's function, since a process of its own
+        imports it.
       count: How many processes besides this one.
 
     Raises:
@@ -83,12 +82,9 @@ def _work(work: Work, cache: str | None) -> None:
     share_heap()
     jax.config.update("jax_compilation_cache_dir", cache)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    with (
-        Stopping(quiet=True),  # The first process speaks for all.
-        RunDisplay(Console(quiet=True), total_steps=0) as display,
-    ):
+    with Stopping(quiet=True):  # The first process speaks for all.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        work(display)
+        work()
 
 
 def _stop_with_parent() -> None:

@@ -24,6 +24,9 @@ CONFIG = "config.json"
 RECORDS = "records.jsonl"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+"""Held by the process that writes into the folder."""
+TAKEN = ".taken"
+"""Held by the worker that trains the run as one of an experiment's, from before it is compiled."""
 IMPORTED = "weights.json"
 """Whose parameters a run began with, where they are not its seed's (`train.run.transfer`)."""
 
@@ -43,7 +46,7 @@ def check_writable(folder: Path) -> None:
         for place in (folder, folder / CHECKPOINTS):
             with tempfile.TemporaryFile(dir=_nearest(place)):
                 pass
-        for file in (folder / RECORDS, folder / LOCK):
+        for file in (folder / RECORDS, folder / LOCK, folder / TAKEN):
             if file.exists():
                 file.open("ab").close()
     except OSError as error:
@@ -77,8 +80,12 @@ class BusyError(ValueError):
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, lock: str = LOCK) -> Iterator[None]:
     """Keeps other processes from writing into a run's folder, until this one is done or dies.
+
+    Args:
+      folder: The run's, made if missing.
+      lock: `LOCK`, or `TAKEN` to keep only other workers of an experiment away.
 
     Raises:
       BusyError: If another process is at work in it.
@@ -91,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
             with disk_explained(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 refuse_links(folder)
-                if not stack.enter_context(locked(folder / LOCK, wait=False)):
+                if not stack.enter_context(locked(folder / lock, wait=False)):
                     _log.warning(
                         "no file can be locked in %s: see that nobody else writes there", folder
                     )
@@ -129,21 +136,11 @@ def refuse_links(folder: Path) -> None:
       ValueError: Naming the first there is.
     """
     for path in sorted(folder.iterdir()):
-        # Optuna's locks, such as `queue.lock`, are links that are only made and removed.
-        if path.is_symlink() and ".lock" not in path.name[1:]:
+        if path.is_symlink():
             raise ValueError(
                 f"{path} is a symbolic link, and what is written to it would go elsewhere: put the "
                 "file itself there, or choose another --out."
             )
-
-
-def is_busy(folder: Path) -> bool:
-    """Whether another process is writing into a run's folder."""
-    try:
-        with held(folder):
-            return False
-    except BusyError:
-        return True
 
 
 def finished(folder: Path, config: RunConfig) -> FinalRecord | None:

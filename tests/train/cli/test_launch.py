@@ -3,14 +3,15 @@
 import os
 import shlex
 import subprocess
+import types
 
 import jax
 import pytest
 import yaml
 
 from tests.support import ROOT
-from train.cli.options import RunOptions
 from train.cli.terminal import parse
+from train.cli.train import run_command
 from train.config.run import MeshConfig
 from train.host.distributed import HostsConfig, Place, find_place, init_distributed
 from train.step.sharding import make_mesh, process_share
@@ -97,7 +98,8 @@ def test_the_processes_of_a_job_are_found_through_jax(monkeypatch):
 def parsed(command):
     """The options of a `... -m train run ...` command."""
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in command]
-    return parse(RunOptions, "run", words[words.index("train") + 2 :])
+    command = parse(run_command, "run", words[words.index("train") + 2 :])
+    return types.SimpleNamespace(**command.keywords)
 
 
 def launch_file(name):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from train.cli.main import COMMANDS, main
+
 
 def call(*arguments, cwd=None):
     return subprocess.run(
@@ -12,13 +14,8 @@ def call(*arguments, cwd=None):
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["run", "compare", "tune", "report", "check", "publish", "prepare", "plan", "explain"],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
-    from train.cli.main import main
-
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
@@ -46,8 +43,6 @@ def test_every_command_explains_itself(command, capsys):
 def test_wrong_input_is_one_sentence_and_status_2(
     arguments, sentence, tmp_path, monkeypatch, capsys
 ):
-    from train.cli.main import main
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -62,5 +57,5 @@ def test_wrong_input_is_one_sentence_and_status_2(
 def test_the_module_runs_as_a_program():
     done = call("--help")
     assert done.returncode == 0
-    assert "compare optimizers" in done.stdout
+    assert "Compare optimizers" in done.stdout
     assert call().returncode == 2

@@ -1,6 +1,5 @@
 """A comparison: equal terms, resumable anywhere, ending in costs and a report."""
 
-import contextlib
 import dataclasses
 import functools
 
@@ -9,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from tests.support import tiny
-from train.cli.progress import RunDisplay
 from train.config.comparison import Comparison, Contestant
 from train.config.run import Experiment
 from train.experiments import compare as compare_module
+from train.experiments import sharing
 from train.experiments.compare import compare
 from train.experiments.costs import measure as costs_module
 from train.experiments.workers import other_workers
@@ -20,13 +19,7 @@ from train.host.signals import Interrupted
 from train.optimizers import AdamW, StratOpt
 from train.records.lines import CostRecord, EvalRecord, FinalRecord, StepRecord, read_records
 from train.report.comparison_report import report
-from train.run.folder import held
-
-
-@pytest.fixture
-def display():
-    with RunDisplay(Console(quiet=True), 48) as display:
-        yield display
+from train.run.folder import write_config
 
 
 @pytest.fixture
@@ -46,9 +39,9 @@ def records_of(folder, name):
     return read_records(folder / "runs" / name / "records.jsonl")
 
 
-def test_a_comparison_runs_everything_once_and_reports(comparison, display, tmp_path, monkeypatch):
+def test_a_comparison_runs_everything_once_and_reports(comparison, tmp_path, monkeypatch):
     folder = tmp_path / "comparison"
-    compare(comparison, folder, display)
+    compare(comparison, folder)
     names = {path.name for path in (folder / "runs").iterdir()}
     assert names == {"adamw-s0", "adamw-s1", "stratopt-s0", "stratopt-s1"}
     starts = {
@@ -70,74 +63,57 @@ def test_a_comparison_runs_everything_once_and_reports(comparison, display, tmp_
     # AdamW and StratOpt both keep two moments in float32; StratOpt adds a number a layer.
     np.testing.assert_allclose([cost.state_bytes_per_parameter for cost in costs], 8.0, rtol=0.05)
 
-    monkeypatch.setattr(compare_module, "train", None)  # would fail if anything ran again
+    monkeypatch.setattr(sharing, "train", None)  # would fail if anything ran again
     monkeypatch.setattr(compare_module, "measure_costs", None)
-    compare(comparison, folder, display)
+    compare(comparison, folder)
     assert report(folder, console=Console(quiet=True)).exists()
 
 
 @pytest.mark.parametrize("name", [".lock", "comparison.json.new", "runs", "costs.jsonl.new"])
-def test_a_link_in_the_folder_is_refused(comparison, display, tmp_path, name):
+def test_a_link_in_the_folder_is_refused(comparison, tmp_path, name):
     folder = tmp_path / "comparison"
     folder.mkdir()
     (folder / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
-        compare(comparison, folder, display)
+        compare(comparison, folder)
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_stopped_comparison_goes_on_where_it_was(comparison, display, tmp_path, monkeypatch):
+def test_a_stopped_comparison_goes_on_where_it_was(comparison, tmp_path, monkeypatch):
     folder = tmp_path / "comparison"
-    real_train = compare_module.train
+    real_train = sharing.train
 
     def stop_in_the_second_run(run, *args, **kwargs):
         if isinstance(run.optimizer, StratOpt):
             raise Interrupted(2, 3)
         return real_train(run, *args, **kwargs)
 
-    monkeypatch.setattr(compare_module, "train", stop_in_the_second_run)
+    monkeypatch.setattr(sharing, "train", stop_in_the_second_run)
     with pytest.raises(Interrupted):
-        compare(comparison, folder, display)
+        compare(comparison, folder)
     finished_at = (folder / "runs" / "adamw-s0" / "records.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr(compare_module, "train", real_train)
-    compare(comparison, folder, display)
+    monkeypatch.setattr(sharing, "train", real_train)
+    compare(comparison, folder)
     assert (folder / "runs" / "adamw-s0" / "records.jsonl").stat().st_mtime_ns == finished_at
     assert isinstance(records_of(folder, "stratopt-s1")[-1], FinalRecord)
 
 
-def test_another_comparison_in_the_folder_is_refused(comparison, display, tmp_path):
+def test_another_comparison_in_the_folder_is_refused(comparison, tmp_path):
     folder = tmp_path / "comparison"
     folder.mkdir()
-    compare_module.write_config(folder / "comparison.json", comparison)
+    write_config(folder / "comparison.json", comparison)
     other = dataclasses.replace(comparison, steps=20)
     with pytest.raises(ValueError, match="steps: 20 here, 12 there"):
-        compare(other, folder, display)
-
-
-def test_a_run_that_another_process_is_at_is_left_to_it(comparison, display, tmp_path, monkeypatch):
-    folder = tmp_path / "comparison"
-    theirs = folder / "runs" / "adamw-s1"
-    waits = []
-
-    def wait(seconds):
-        waits.append(sorted(path.name for path in (folder / "runs").glob("*/records.jsonl")))
-        other.close()
-
-    monkeypatch.setattr(compare_module.time, "sleep", wait)
-    with contextlib.ExitStack() as other:
-        other.enter_context(held(theirs))
-        compare(comparison, folder, display)
-    assert [len(ended) for ended in waits] == [3]  # After all that was free, before what was not.
-    assert isinstance(records_of(folder, "adamw-s1")[-1], FinalRecord)
+        compare(other, folder)
 
 
 @pytest.mark.slow
-def test_processes_share_the_runs_of_a_comparison(comparison, display, tmp_path):
+def test_processes_share_the_runs_of_a_comparison(comparison, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    compare(comparison, alone, display)
+    compare(comparison, alone)
     work = functools.partial(compare, comparison, shared)
     with other_workers(work, 1):
-        work(display)
+        work()
     for name in ("adamw-s0", "adamw-s1", "stratopt-s0", "stratopt-s1"):
         ours, theirs = (records_of(folder, name)[-1].val_loss for folder in (alone, shared))
         np.testing.assert_allclose(theirs, ours, rtol=1e-5)

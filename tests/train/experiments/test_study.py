@@ -3,10 +3,8 @@
 import dataclasses
 
 import pytest
-from rich.console import Console
 
 from tests.support import tiny
-from train.cli.progress import RunDisplay
 from train.config.comparison import Comparison, Contestant
 from train.config.run import Experiment
 from train.data import DataConfig
@@ -105,8 +103,7 @@ def test_a_study_leaves_one_file_of_records_for_each_part_and_does_nothing_twice
 
     def share_out(name, work, steps):
         done.append(name)
-        with RunDisplay(Console(quiet=True), steps) as display:
-            work(display)
+        work()
 
     parts = ("tokens-4", "tokens-12")
     run_study(study, folder, out, share_out=share_out, only=parts)

@@ -74,3 +74,13 @@ def test_a_second_one_that_cannot_be_started_stops_the_first(done_with):
 def test_ctrl_c_is_let_through_again_when_they_are_started(done_with):
     done_with(lambda: None, ctrl_c)
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_several_workers_on_an_accelerator_and_none_at_all_are_refused(monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"), other_workers(print, 1):
+        pass
+    with pytest.raises(ValueError, match="workers=0 is not allowed"):
+        other_workers(print, -1).__enter__()
+    with other_workers(lambda: 1 / 0, 0):
+        pass

@@ -20,7 +20,6 @@ from train.cli import train
 from train.cli.main import main
 from train.cli.progress import RunDisplay
 from train.config.comparison import Contestant
-from train.experiments.queue import Heartbeat
 from train.optimizers import AdamW
 from train.records.files import pack
 from train.records.kinds import MeshCost
@@ -308,14 +307,6 @@ def test_packed_records_are_one_file_whatever_their_runs_are_called(tmp_path: Pa
     before = names(tmp_path)
     pack(tmp_path, tmp_path / "packed.jsonl")
     assert names(tmp_path) == sorted([*before, "packed.jsonl"])
-
-
-def test_a_journal_cannot_make_a_worker_look_at_other_folders(tmp_path: Path) -> None:
-    (tmp_path / "alive").touch()
-    with Heartbeat(tmp_path / "workers") as heartbeat:
-        assert heartbeat.is_alive(heartbeat.name)
-        for worker in ("../alive", str(tmp_path / "alive")):
-            assert not heartbeat.is_alive(worker)
 
 
 def test_a_run_writes_through_no_link_out_of_its_folder(tmp_path: Path) -> None:

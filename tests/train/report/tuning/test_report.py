@@ -52,7 +52,7 @@ def tuning_of(tmp_path, trials=16, optimizers=OPTIMIZERS):
 def write_trial(folder, optimizer, number, config, loss, **changes):
     """A trial that has ended, as `train` leaves it."""
     trial = folder / "trials" / optimizer / str(number)
-    trial.mkdir(parents=True)
+    trial.mkdir(parents=True, exist_ok=True)
     write_config(trial / "config.json", config)
     run = run_record(optimizer, 1000, learning_rate=config.optimizer.learning_rate, **changes)
     start = EvalRecord(step=0, tokens=0, loss=START, bits_per_byte=1.0, seconds=0.0)
