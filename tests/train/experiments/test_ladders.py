@@ -67,7 +67,7 @@ def terms(base=BASE):
 
 
 def climbed(name, base=BASE):
-    return ladders.ladder(name, terms(base))
+    return ladders.climb(name, terms(base))
 
 
 def neighbours(name):
