@@ -13,13 +13,13 @@ import jax
 
 import models
 from train.config.run import MeshConfig, RunConfig
-from train.inspection.aot_devices import described_devices
+from train.inspection.plan import described_devices
 from train.optimizers import OptimizerConfig
 from train.step.program import compile_ahead
 from train.step.sharding import make_mesh
 from train.tasks import task_of
 
-TARGET = Path(__file__).parent / "h100_target.txtpb"
+TARGET = Path(__file__).parents[1] / "h100_target.txtpb"
 
 
 def devices(count: int = 1) -> list[jax.Device]:

@@ -2,6 +2,8 @@
 
 From the last checkpoint before it, or from the start, a run is trained to a step again: the same
 program, the same batches, the same bits. Nothing in its folder changes, and it may be under way.
+Of that step's batch the loss of every token is computed, and the gradient of every layer, of which
+a train step needs only the sums. B rows of a batch, T tokens of a row.
 """
 
 from __future__ import annotations
@@ -11,22 +13,28 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
 
+import optax_strat
+from models.sharding import automatic
 from train.config.plain import read_run_config
 from train.config.run import RunConfig
 from train.data import Place
 from train.host import provenance
 from train.host.distributed import refuse_several_processes
-from train.inspection.batch_details import look_at_batch
 from train.inspection.out_of_memory import memory_explained
 from train.records.lines import RunRecord, SpikeRecord, StepRecord, read_records
 from train.run.checkpoints import run_checkpointer
 from train.run.folder import CONFIG, RECORDS, imported_weights
+from train.step.accumulation import mean_loss_and_gradient
 from train.step.program import Program, build_program
-from train.step.sharding import make_mesh
+from train.step.sharding import make_mesh, tracing_on
 from train.step.state import TrainState
 from train.tasks import Task, task_of
 from train.tasks.task import Batch
@@ -218,3 +226,45 @@ def _rows(
             )
         )
     return tuple(sorted(rows, key=lambda row: -np.nan_to_num(row.loss, nan=np.inf)))
+
+
+def look_at_batch(
+    program: Program, params: Any, batch: Batch
+) -> tuple[np.ndarray | None, dict[str, float]]:
+    """Compiles and runs what a train step leaves out.
+
+    Args:
+      program: The run's program.
+      params: Parameters, on the program's mesh.
+      batch: As the data gives it.
+
+    Returns:
+      The losses of tokens, float32 [B, T], 0 where the row is filled up, or None if the task has no
+      text; and the norm of each layer's
+      gradient by its name, those that are not finite first, then from the largest on.
+    """
+    task, accumulate = program.task, program.config.accumulate
+    text = task.text() if task.text else None
+    layers = [row.layers for row in optax_strat.describe(params, layers=task.layers).rows]
+
+    def look(params: Any, batch: Batch) -> tuple[Array | None, Array]:
+        losses_BT = text.token_losses(params, batch) if text else None
+        _, grads = mean_loss_and_gradient(task.loss, params, batch, accumulate)
+        return losses_BT, _norms(grads, layers)
+
+    with tracing_on(program.mesh):
+        compiled = jax.jit(automatic(look, (PartitionSpec(), PartitionSpec())))
+        losses_BT, norms = jax.device_get(compiled(params, program.place(batch)))
+    named = zip(optax_strat.strata_names(params), norms.tolist(), strict=True)
+    return losses_BT, dict(sorted(named, key=lambda pair: -np.nan_to_num(pair[1], nan=np.inf)))
+
+
+def _norms(grads: Any, layers: list[int]) -> Array:
+    """The norms of all layers, in the order of `optax_strat.strata_names`."""
+    leaves = jax.tree.leaves(grads)
+    return jnp.concatenate(
+        [
+            jnp.linalg.norm(leaf.reshape(count, -1), axis=1)
+            for leaf, count in zip(leaves, layers, strict=True)
+        ]
+    )

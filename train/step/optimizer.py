@@ -1,15 +1,21 @@
-"""The optimizer of a run: its own transformation, and what is equal for all of them."""
+"""The optimizer of a run: its own transformation, a guard, and shardings that the compiler infers.
+
+With `--mesh.axes explicit` every sharding is part of a type, and JAX asks for each that it finds
+ambiguous. Loss and gradient are left to the compiler in one piece, and so are the updates of
+optimizers whose state has rows and columns; what comes out of either is checked by types.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import optax
 
 import optax_strat
+from models.sharding import automatic
 from train.config.run import ScheduleConfig
 from train.optimizers.base import OptimizerConfig
-from train.step.auto_sharding import inferred_update
 
 
 class Optimizer(NamedTuple):
@@ -38,3 +44,30 @@ def build_optimizer(config: OptimizerConfig, schedule: ScheduleConfig, steps: in
     if not config.has_guard:
         transformation = optax_strat.skip_nonfinite(transformation)
     return Optimizer(optax.with_extra_args_support(transformation), rate)
+
+
+def specs(tree: Any) -> Any:
+    """The PartitionSpecs that arrays under trace have as part of their types."""
+    return jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, tree)
+
+
+def inferred_update(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves the shardings inside an optimizer's update to the compiler, whatever the axes.
+
+    For optimizers with products, or rows and columns of state, for which explicit axes would ask
+    how to shard each; updates and state leave the island as gradients and state came.
+
+    Args:
+      transformation: The optimizer.
+    """
+    inner = optax.with_extra_args_support(transformation)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        island = automatic(
+            lambda *arguments: inner.update(*arguments, **extra), specs((updates, state))
+        )
+        return island(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -13,8 +13,7 @@ from jax.sharding import PartitionSpec
 import optax_strat
 from models.sharding import automatic
 from train.step.accumulation import mean_loss_and_gradient
-from train.step.auto_sharding import specs
-from train.step.optimizer import Optimizer
+from train.step.optimizer import Optimizer, specs
 from train.step.state import TrainState
 from train.tasks.task import Batch, Params, Task
 
