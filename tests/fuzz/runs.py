@@ -1,4 +1,4 @@
-"""Targets among what runs and tunings leave: weights, digests of checkpoints, trials' journals."""
+"""Targets among what runs leave: weights, and digests of checkpoints."""
 
 from __future__ import annotations
 

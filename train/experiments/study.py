@@ -1,15 +1,11 @@
-"""What a study is: one comparison, and how far it goes beyond it.
-
-The comparisons of a study, each the answer to one question, at the tuned settings.
+"""A study: a tuning, then comparisons at the tuned settings, each the answer to one question.
 
 Within a comparison all runs of a seed share initial parameters and batches. Between comparisons one
 thing changes: the number of steps, the rates, the text, the model, or a part of an optimizer.
 
-Runs a study: part after part, each packed into one file of records when it has ended.
-
-<folder>/tuning/          the tuning, as `train.experiments.tune` leaves it
+<folder>/tuning/          the tuning, as `train.experiments.tuning` leaves it
 <folder>/<part>/          each comparison, as `train.experiments.compare` leaves it
-<out>/<part>.jsonl        the records of a part, which is all that a report needs
+<out>/<part>.jsonl        the records of a part, packed when it has ended: all that a report needs
 
 The same call goes on wherever an earlier one stopped; several calls at once share the runs.
 """
