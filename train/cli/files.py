@@ -29,7 +29,7 @@ _DATA = DataConfig()
 def prepare_command(
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = _DATA, workers: int | None = None
 ) -> None:
-    """Tokenize a source once, into memory-mapped shards; a stop loses nothing that is finished.
+    """Tokenize a source once, into memory-mapped shards.
 
     Args:
       data: The source, and how it is read.
@@ -46,7 +46,7 @@ def export_command(
     step: int | None = None,
     unstack: bool = False,
 ) -> None:
-    """Write a run's parameters as safetensors, with checksums; the run may go on meanwhile.
+    """Write a run's parameters as safetensors.
 
     Args:
       run: Folder of the run.
@@ -62,7 +62,7 @@ def export_command(
 
 
 def import_command(config: NamedRun, weights: Path, out: Path | None = None) -> None:
-    """Make the folder of a run that begins with given parameters; `run` then trains it.
+    """Make the folder of a run that begins with given parameters.
 
     Args:
       config: Named configurations; every setting of one can be overridden.
@@ -81,7 +81,7 @@ def report_command(
     out: Path | None = None,
     allow_mixed: bool = False,
 ) -> None:
-    """Write the tables and figures of runs that are there, finished or not.
+    """Write the report of runs, finished or not, a tuning or a study.
 
     Args:
       paths: A comparison's or a tuning's folder, or any folders and files of runs for one table.
@@ -106,7 +106,7 @@ def report_command(
 
 
 def check_command(paths: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Say what does not hold of records: a line for each thing, and exit status 1.
+    """Say what does not hold of records; if anything, with status 1.
 
     Args:
       paths: Files of records, or folders with such files at any depth.
@@ -119,7 +119,7 @@ def check_command(paths: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> N
 
 
 def publish_command(root: Annotated[Path, tyro.conf.Positional] = Path(".")) -> None:
-    """Make the tables in README.md and docs/ from the records in results/.
+    """Make the tables in README.md and docs/ from results/.
 
     Args:
       root: The repository.

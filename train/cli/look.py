@@ -27,7 +27,7 @@ def plan_command(
     reported_hours: float | None = None,
     target: Path | None = None,
 ) -> None:
-    """Say what a run needs, without any device; exit status 1 says that it cannot be had so.
+    """Say what a run needs: memory, time, device-hours.
 
     Args:
       config: Named configurations; every setting of one can be overridden.
@@ -48,7 +48,7 @@ def plan_command(
 
 
 def explain_command(config: NamedRun, json: bool = False) -> None:
-    """Show what an optimizer will do to each part of a model, and where the part will live.
+    """Show what an optimizer will do to each part of a model.
 
     Args:
       config: Named configurations; every setting of one can be overridden.
@@ -64,7 +64,7 @@ def explain_command(config: NamedRun, json: bool = False) -> None:
 def replay_command(
     folder: Annotated[Path, tyro.conf.Positional], step: int, json: bool = False
 ) -> None:
-    """Train a run up to one of its steps again, and show what was in it; changes nothing.
+    """Show what was in a run's step: losses of rows, gradients.
 
     Args:
       folder: The run's, finished or not.

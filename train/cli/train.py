@@ -47,7 +47,7 @@ def run_command(
     hosts: HostsConfig = _ALONE,
     stop_status: int = 0,
 ) -> None:
-    """Train one configuration; the same command goes on after a stop.
+    """Train one configuration; called again, it goes on.
 
     Args:
       config: Named configurations; every setting of one can be overridden.
@@ -95,7 +95,7 @@ def compare_command(
     ladder: LadderName | None = None,
     workers: int = 1,
 ) -> None:
-    """Compare optimizers on equal terms and report; the same command goes on after a stop.
+    """Compare optimizers on equal terms: tables, figures and a page.
 
     Called several times at once, on any machines that see the folder, it shares the runs out.
 
@@ -125,7 +125,7 @@ def tune_command(
     workers: int = 1,
     population: int = 1,
 ) -> None:
-    """Tune every optimizer on equal budgets and report; the same command goes on after a stop.
+    """Tune every optimizer on an equal budget of trials.
 
     Called several times at once, on any machines that see the folder, it shares the trials out.
 
@@ -152,7 +152,7 @@ def study_command(
     only: tuple[str, ...] = (),
     workers: int = 1,
 ) -> None:
-    """Tune, then compare at the settings found: over tokens, rates, texts, sizes and ablations.
+    """Tune, then compare in every way that the evidence needs.
 
     The same command goes on after a stop; called several times at once, it shares the runs out.
 
