@@ -18,10 +18,11 @@ from hypothesis.extra import numpy as hnp
 
 import optax_strat
 from optax_strat import SkipNonfiniteState, find_states
-from tests.support.optimizers import OPTIMIZERS, TABLE
+from tests.support import fast
+from tests.support.optimizers import CORE, OPTIMIZERS, TABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:No parameter is an output head")
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+every_optimizer = pytest.mark.parametrize("name", fast(OPTIMIZERS, *CORE))
 
 GUARDED = [
     name

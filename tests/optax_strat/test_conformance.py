@@ -18,11 +18,11 @@ from optax_strat import (
     find_states,
     stratopt,
 )
-from tests.support import trees
-from tests.support.optimizers import OPTIMIZERS, TABLE, Factory, grads_of, keeps_half_mu
+from tests.support import fast, trees
+from tests.support.optimizers import CORE, OPTIMIZERS, TABLE, Factory, grads_of, keeps_half_mu
 from tests.support.versions import enable_x64
 
-every_entry = pytest.mark.parametrize("name", TABLE)
+every_entry = pytest.mark.parametrize("name", fast(TABLE, *CORE))
 both_optimizers = pytest.mark.parametrize("factory", [stratopt, aardvark])
 
 
@@ -115,7 +115,7 @@ def test_updates_keep_the_dtype_of_the_gradients(name: str) -> None:
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", fast(OPTIMIZERS, *CORE))
 @pytest.mark.parametrize("gradient", ["float16", "bfloat16", "float32", "float64"])
 def test_gradients_may_have_another_dtype_than_their_parameters(name: str, gradient: str) -> None:
     """Parameters and states keep theirs, also where parameters of several dtypes meet."""

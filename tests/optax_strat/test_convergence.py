@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from tests.support import targets
-from tests.support.optimizers import COMPLEX, OPTIMIZERS, TABLE
+from tests.support import fast, targets
+from tests.support.optimizers import COMPLEX, CORE, OPTIMIZERS, TABLE
 
 
 def every(*choices: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("target", choices, ids=lambda target: target.__name__)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", fast(OPTIMIZERS, *CORE))
 @every(targets.parabola, targets.rosenbrock, targets.matrix, targets.mixed)
 def test_it_converges_and_stays(target: Any, name: str) -> None:
     assert last_errors(name, *target(jnp.float32)) < targets.TOLERANCE
 
 
-@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("name", fast(COMPLEX, *CORE))
 @every(targets.parabola, targets.rosenbrock)
 def test_complex_parameters_converge_too(target: Any, name: str) -> None:
     assert last_errors(name, *target(jnp.complex64)) < targets.TOLERANCE

@@ -26,7 +26,7 @@ from optax_strat import (
     stratify,
     stratopt,
 )
-from tests.support import libraries
+from tests.support import fast, libraries
 from tests.support.checkpoints import CHECKPOINTS, LAYERS
 from tests.support.libraries import GOLDEN, LAYERS_OF, LIBRARIES
 
@@ -84,7 +84,7 @@ def test_stacked_and_unstacked_models_have_as_much_of_each_type(
     assert totals(stacked) == totals(unstacked)
 
 
-@every_library
+@pytest.mark.parametrize("name", fast(LIBRARIES, "flax_nnx_scanned", "hf_llama", "maxtext"))
 def test_the_optimizers_take_the_parameters_and_keep_their_structure(name: str) -> None:
     params = LIBRARIES[name]()
     rules = LAYERS_OF.get(name, Layers()).rules

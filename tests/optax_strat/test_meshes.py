@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optax_strat import stratopt
-from tests.support import trees
+from tests.support import fast, trees
 from tests.support.optimizers import TABLE
 
 
@@ -29,22 +29,28 @@ def shard(params: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
+    "case",
+    fast(
+        [
+            ("stratopt", AxisType.Explicit),
+            ("stratopt", AxisType.Auto),
+            ("stratopt, by block", AxisType.Explicit),
+            ("stratopt, mixing", AxisType.Explicit),
+            ("stratopt, low precision", AxisType.Explicit),
+            ("stratopt, low precision", AxisType.Auto),
+            ("aardvark", AxisType.Explicit),
+            ("aardvark", AxisType.Auto),
+            ("aardvark, adaptive", AxisType.Explicit),
+            ("aardvark, factored", AxisType.Explicit),
+            ("aardvark, factored", AxisType.Auto),
+        ],
         ("stratopt", AxisType.Explicit),
-        ("stratopt", AxisType.Auto),
-        ("stratopt, by block", AxisType.Explicit),
-        ("stratopt, mixing", AxisType.Explicit),
-        ("stratopt, low precision", AxisType.Explicit),
         ("stratopt, low precision", AxisType.Auto),
         ("aardvark", AxisType.Explicit),
-        ("aardvark", AxisType.Auto),
-        ("aardvark, adaptive", AxisType.Explicit),
-        ("aardvark, factored", AxisType.Explicit),
-        ("aardvark, factored", AxisType.Auto),
-    ],
+    ),
 )
-def test_sharded_steps_equal_unsharded_ones(name: str, kind: AxisType) -> None:
+def test_sharded_steps_equal_unsharded_ones(case: tuple[str, AxisType]) -> None:
+    name, kind = case
     tx = TABLE[name](1e-2)
     params = trees.model()
     del params["layers"]["attention"], params["final_norm"]  # fewer leaves compile faster

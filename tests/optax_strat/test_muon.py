@@ -18,7 +18,7 @@ from optax_strat import (
     scale_by_muon,
     stratify,
 )
-from tests.support import trees
+from tests.support import fast, trees
 
 HIDDEN_TYPES = ("attention", "mlp")
 OTHERS = ("embedding", "head", "norm")
@@ -103,7 +103,7 @@ def several(tx: Any, gs: Any) -> list[Any]:
 COEFFICIENTS = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (2.8366, -3.0525, 1.2012))
 
 
-@pytest.mark.parametrize("size", [(0.2, 0.2), (0.4, 0.4), ("jordan", None)])
+@pytest.mark.parametrize("size", fast([(0.2, 0.2), (0.4, 0.4), ("jordan", None)], (0.2, 0.2)))
 @pytest.mark.parametrize(
     "arguments",
     [

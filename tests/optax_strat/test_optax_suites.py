@@ -25,7 +25,7 @@ import optax
 import pytest
 
 from optax_strat import Layers, aardvark, stratopt
-from tests.support import targets
+from tests.support import fast, targets
 from tests.support.optimizers import OPTIMIZERS, TABLE
 
 EXCLUDED = {
@@ -189,7 +189,7 @@ def cases(tests: unittest.TestSuite) -> Iterator[Any]:
             yield test
 
 
-@pytest.mark.parametrize("make", [stratopt, aardvark])
+@pytest.mark.parametrize("make", fast([stratopt, aardvark], aardvark))
 @pytest.mark.parametrize("mu_dtype", ["bfloat16", "float32", "complex64", None])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "complex64"])
 def test_a_first_moment_has_the_dtype_that_it_is_told_and_updates_that_of_gradients(

@@ -11,11 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
-from tests.support import trees
-from tests.support.optimizers import COMPLEX, OPTIMIZERS, TABLE, grads_of
+from tests.support import fast, trees
+from tests.support.optimizers import COMPLEX, CORE, OPTIMIZERS, TABLE, grads_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:No parameter is an output head")
-every_entry = pytest.mark.parametrize("name", TABLE)
+every_entry = pytest.mark.parametrize("name", fast(TABLE, *CORE))
 
 
 @every_entry
@@ -66,7 +66,9 @@ def test_masked_parameters_are_as_if_absent(name: str) -> None:
     chex.assert_trees_all_close(*both(params), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "clip_by_layer_norm", "record_statistics"])
+@pytest.mark.parametrize(
+    "name", fast([*OPTIMIZERS, "clip_by_layer_norm", "record_statistics"], *CORE)
+)
 def test_a_stack_of_layers_takes_the_steps_of_a_list(name: str) -> None:
     tx = TABLE[name](1e-2)
     model = trees.model()

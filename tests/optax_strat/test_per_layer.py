@@ -47,6 +47,7 @@ def steps(tx: Any, params: Any, gs: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "specs",
     [[ON_LAYERS], [ON_INPUTS], [ON_OUTPUTS], [WHOLE, ON_LAYERS, ON_INPUTS, ON_OUTPUTS]],

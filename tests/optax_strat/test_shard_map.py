@@ -33,6 +33,7 @@ from optax_strat import (
     stratify,
     stratopt,
 )
+from tests.support import fast
 
 STACKED = Layers(stacked=["layers"])
 MIXING = StratoptReadings(gradient_mixing=0.3)
@@ -119,7 +120,9 @@ def on(mesh: Mesh, tx: Any, specs: Any = SPECS, **options: Any) -> Any:
     return sharded
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", fast(OPTIMIZERS, "stratopt", "aardvark", "clipped groups", "guarded Adam")
+)
 def test_steps_on_parts_are_those_on_whole_arrays(name: str, mesh: Mesh) -> None:
     """And what the state keeps by layer is known to be the same on every device."""
     tx, params = OPTIMIZERS[name](), parameters()
@@ -161,7 +164,7 @@ SPLIT = {"embed": PartitionSpec("fsdp"), "head": PartitionSpec(None, "fsdp")}
 
 
 @pytest.mark.parametrize("bad", [False, True])
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", fast(PARTS, "clip_by_layer_norm", "scale_by_aardvark"))
 def test_where_types_are_not_told_the_axis_is(name: str, bad: bool, mesh: Mesh) -> None:
     params = {name: parameters()[name] for name in SPLIT}
     if bad:
@@ -181,8 +184,8 @@ def test_without_either_every_device_would_clip_by_its_own_norm(mesh: Mesh) -> N
     assert float(jnp.abs(found["embed"] - expected["embed"]).max()) > 1e-2
 
 
-@pytest.mark.parametrize("axis_name", [None, "fsdp", ("fsdp", "tensor")])
-@pytest.mark.parametrize("reduce", ["joint", "mean"])
+@pytest.mark.parametrize("axis_name", fast([None, "fsdp", ("fsdp", "tensor")], "fsdp"))
+@pytest.mark.parametrize("reduce", fast(["joint", "mean"], "joint"))
 def test_types_that_are_told_are_believed_and_what_is_whole_counts_once(
     reduce: Any, axis_name: Any, mesh: Mesh
 ) -> None:
@@ -197,6 +200,7 @@ def test_types_that_are_told_are_believed_and_what_is_whole_counts_once(
     chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_parts_of_large_numbers_have_a_norm_too(mesh: Mesh) -> None:
     large = jax.tree.map(lambda x: x * 1e25, parameters())
     expected = norms_by_layer_type(large, layers=STACKED)
@@ -222,7 +226,9 @@ FACTORED = {
 REFUSED = r"needs whole matrices, but head is split over the mesh axes fsdp inside shard_map"
 
 
-@pytest.mark.parametrize("spec", [PartitionSpec("fsdp"), PartitionSpec(None, "fsdp")])
+@pytest.mark.parametrize(
+    "spec", fast([PartitionSpec("fsdp"), PartitionSpec(None, "fsdp")], PartitionSpec("fsdp"))
+)
 @pytest.mark.parametrize("name", FACTORED)
 def test_a_split_matrix_has_no_factored_moments(name: str, spec: Any, mesh: Mesh) -> None:
     """Its rows or its columns would be means over one device's part."""
@@ -252,6 +258,7 @@ def test_factored_moments_with_axis_name_are_refused_where_types_are_not_told(
         step(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_name", [None, "fsdp"])
 @pytest.mark.parametrize("name", FACTORED)
 def test_whole_matrices_beside_split_vectors_have_factored_moments(

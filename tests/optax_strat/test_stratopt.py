@@ -211,6 +211,7 @@ def test_momentum_adjustment_forgets_what_gradients_turn_away_from() -> None:
         np.testing.assert_allclose(state.b1_product, [0.9 * b1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_centred_measures_the_spread_around_the_momentum() -> None:
     """On a steady gradient the deviation from the momentum vanishes, so steps grow."""
     g = [jnp.ones(1)] * 40

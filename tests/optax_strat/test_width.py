@@ -189,9 +189,11 @@ def slopes(with_it: bool) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_with_it_activations_change_alike_at_every_width() -> None:
     assert all(abs(slope) < 0.15 for slope in slopes(True).values()), slopes(True)
 
 
+@pytest.mark.slow
 def test_without_it_they_change_more_the_wider_the_model() -> None:
     assert all(slope > 0.4 for slope in slopes(False).values()), slopes(False)

@@ -124,6 +124,17 @@ def keeps_half_mu(tx: optax.GradientTransformation) -> bool:
 
 
 OPTIMIZERS = [name for name in TABLE if name.startswith(("stratopt", "aardvark"))]
+CORE = (
+    "stratopt",
+    "stratopt, low precision",
+    "aardvark",
+    "aardvark, adaptive",
+    "clip_by_layer_norm",
+    "skip_nonfinite",
+    "record_statistics",
+    "stratify, Muon",
+)
+"""Of the table, what stands for the rest where all of it takes long."""
 COMPLEX = [
     name
     for name in OPTIMIZERS

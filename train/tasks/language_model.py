@@ -33,7 +33,7 @@ def language_model(experiment: Experiment, dataset: Dataset | None = None) -> Ta
       >>> from train.config.named import nano
       >>> task = language_model(nano())
       >>> task.name, task.tokens_per_step, task.batch.inputs_BT.shape
-      ('4 x 64', 2048, (16, 128))
+      ('2 x 64', 2048, (16, 128))
     """
     model, text = experiment.model, _Text(experiment, dataset)
     return Task(

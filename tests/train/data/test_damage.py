@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from train.tasks.vocabulary import check_vocabulary
 
 from tests.support import tiny
 from tests.support.data import TEXTS, fails, opening_fails, refused, small_config, write_documents
@@ -22,6 +21,7 @@ from train.data.preparing.shards import Manifest, ShardWriter
 from train.data.preparing.splitting import parts_of
 from train.data.preparing.tokenizers import ByteTokenizer
 from train.data.preparing.verify import remember
+from train.tasks.language_model import check_vocabulary
 
 pytestmark = pytest.mark.faults
 
