@@ -191,7 +191,8 @@ def test_a_stuck_run_ends_with_status_1_each_time_and_its_checkpoint_is_good(
     config = dataclasses.replace(program.config, max_consecutive_skips=3, log_every=5)
     data = PoisonedData(open_dataset(config.data), dict.fromkeys(range(6, 13), ("all", np.nan)))
 
-    def run_command(arguments):
+    def run_command() -> None:
+        """Trains."""
         train(config, tmp_path / "run", program=program, task=language_model(config, data))
 
     monkeypatch.setitem(main.__dict__, "COMMANDS", {"run": run_command})
