@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from train.records.lines import (
     RunRecord,
     StepRecord,
 )
+from train.report.table import Table
 
 TITLES = {
     "adamw": "AdamW",
@@ -158,3 +160,12 @@ def write_comparison(
             for optimizer, ratio, state in zip(TITLES, ratios, states, strict=True):
                 writer.write(cost_record(optimizer, ratio, state))
     return folder
+
+
+def values(table: Table) -> dict[str, dict[str, Any]]:
+    """By the first column's value of each row, the values of all columns by their keys."""
+    first, *_ = table.columns
+    return {
+        first.value(row): {column.key: column.value(row) for column in table.columns}
+        for row in table.rows
+    }

@@ -58,6 +58,17 @@ class Group:
         measured = [self.cost, *(run.final for run in self.runs)]
         return next((found.state_bytes_per_parameter for found in measured if found), None)
 
+    @property
+    def val_loss(self) -> Estimate | None:
+        """Mean validation loss of the finished runs."""
+        return self.over_seeds(lambda final: final.val_loss)
+
+    @property
+    def divergence(self) -> str:
+        """How many runs diverged, in words; empty if none has."""
+        ended = len(self.finished) + len(self.diverged)
+        return f"{len(self.diverged)} of {ended} diverged" if self.diverged else ""
+
     def over_seeds(self, value: Callable[[FinalRecord], float]) -> Estimate | None:
         """A final number's mean over the finished runs; None when there are none."""
         values = [value(final) for final in self.finals.values()]

@@ -26,7 +26,7 @@ from train.host import units
 from train.report import row_panels
 from train.report.comparison import ComparedRuns, Group, Run
 from train.report.drawing import FOREGROUND, Drawing, Looks, draw_panels, label, looks
-from train.report.ladder import ladder_table, rungs
+from train.report.ladder import against_baseline, rungs
 from train.report.row_panels import name_rows
 from train.report.statistics import PERCENT
 
@@ -300,13 +300,14 @@ def against_adamw(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     """Every rung's validation loss minus AdamW's, paired by seed, with its interval."""
     axes.set_title("Validation loss − AdamW’s, same seed")
     axes.axvline(0, color=FOREGROUND, lw=0.6, ls=":")
-    for height, row in enumerate(ladder_table(comparison).rows):
-        color = looks[row.optimizer].color
-        if row.against:
-            found = row.against.difference
-            axes.plot([found.low, found.high], [height] * 2, color=color, lw=1.6)
-            marker, size = ("o", 5.5) if row.against.told_apart else ("|", 9)
-            axes.plot(found.mean, height, marker, color=color, ms=size, mew=1.6)
+    against = against_baseline(comparison)
+    for height, group in enumerate(rungs(comparison)):
+        pair, color = against.get(group.key), looks[group.key].color
+        if pair:
+            difference = pair.difference
+            axes.plot([difference.low, difference.high], [height] * 2, color=color, lw=1.6)
+            marker, size = ("o", 5.5) if pair.told_apart else ("|", 9)
+            axes.plot(difference.mean, height, marker, color=color, ms=size, mew=1.6)
     name_rows(axes, rungs(comparison), looks)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("nats per token")

@@ -1,21 +1,19 @@
-"""The cost sheet: what every optimizer's step takes in time and memory.
+"""The cost sheet: what every optimizer's step takes in time and memory, beside the baseline's.
 
-A comparison's costs as the tables about them need them: measured whole, beside a baseline.
-
-What the compiler counts of every optimizer's step, and of its update alone.
-
-What a device of a mesh holds of every optimizer, and what a step exchanges between devices.
+Three tables: what was measured; what the compiler counts of the step, and of the update alone; and
+what a device of a mesh holds, and a step exchanges between devices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from train.host import units
 from train.records.kinds import MeshCost, Ratio, UpdateCost
 from train.records.lines import CostRecord
 from train.report.comparison import ComparedRuns, Group
-from train.report.table import NOTHING, Cell, Column, Table, show_number
+from train.report.table import NOTHING, Cell, Column, Table, show_number, show_ratio
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that the baseline is known from a twin
@@ -27,7 +25,7 @@ class MeasuredCost:
     record: CostRecord
     update: UpdateCost
     control: Ratio
-    peak_bytes: int
+    peak_bytes: int | None
 
     @property
     def step(self) -> Ratio:
@@ -75,29 +73,6 @@ def _entry(group: Group) -> MeasuredCost | None:
     )
 
 
-def ratio_cell(ratio: Ratio | None) -> Cell:
-    """The median, and the quartiles in smaller print."""
-    if ratio is None:
-        return NOTHING
-    low, high = units.number(ratio.low, 2), units.number(ratio.high, 2)
-    return Cell(f"{units.number(ratio.median, 2)}×", f"{low}–{high}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostRow:
-    """One optimizer; numbers of the update alone begin with ``update``."""
-
-    optimizer: str
-    title: str
-    rounds: int
-    step_ratio: Ratio
-    update_rounds: int
-    update_ratio: Ratio
-    update_share: Ratio | None = None
-    state_bytes_per_parameter: float | None = None
-    peak_bytes: int | None = None
-
-
 def costs_table(comparison: ComparedRuns) -> Table:
     """The cost sheet, the baseline once more in its last row; empty where it was not measured."""
     sheet = read_sheet(comparison)
@@ -106,7 +81,7 @@ def costs_table(comparison: ComparedRuns) -> Table:
         title="Cost sheet",
         caption=_caption(sheet) if sheet else "",
         columns=_COLUMNS,
-        rows=(*map(_row, sheet.entries), _control(sheet.base)) if sheet else (),
+        rows=(*sheet.entries, _again(sheet.base)) if sheet else (),
     )
 
 
@@ -121,82 +96,63 @@ def _caption(sheet: Sheet) -> str:
     )
 
 
-def _row(entry: MeasuredCost) -> CostRow:
-    return CostRow(
-        optimizer=entry.key,
-        title=entry.title,
-        rounds=entry.record.rounds,
-        step_ratio=entry.step,
-        update_rounds=entry.update.rounds,
-        update_ratio=entry.update.ratio,
-        update_share=entry.update.share,
-        state_bytes_per_parameter=entry.record.state_bytes_per_parameter,
-        peak_bytes=entry.peak_bytes,
+def _again(base: MeasuredCost) -> MeasuredCost:
+    """The baseline's second copy: its times alone were measured."""
+    control = base.control
+    record = replace(
+        base.record, step_ratio=control.median, ratio_low=control.low, ratio_high=control.high
     )
+    update = replace(base.update, ratio=base.update.control)
+    return replace(base, title=f"{base.title} again", record=record, update=update, peak_bytes=None)
 
 
-def _control(base: MeasuredCost) -> CostRow:
-    return CostRow(
-        optimizer=f"{base.key} again",
-        title=f"{base.title} again",
-        rounds=base.record.rounds,
-        step_ratio=base.control,
-        update_rounds=base.update.rounds,
-        update_ratio=base.update.control,
-    )
-
-
-def _share_cell(row: CostRow) -> Cell:
-    if row.update_share is None:
-        return Cell(units.MISSING)
-    share = row.update_share
+def _show_share(share: Ratio | None) -> Cell:
+    if share is None:
+        return NOTHING
     return Cell(f"{share.median:.1%}", f"{100 * share.low:.1f}–{100 * share.high:.1f}")
 
 
+def _number(show: Callable[[float], str]) -> Callable[[float | None], Cell]:
+    return lambda value: show_number(value, show)
+
+
+_OPTIMIZER = Column("Optimizer", lambda entry: entry.title, is_text=True)
+
 _COLUMNS = (
-    Column("Optimizer", lambda row: Cell(row.title), is_text=True),
+    _OPTIMIZER,
     Column(
         "Step",
-        lambda row: ratio_cell(row.step_ratio),
+        lambda entry: entry.step,
+        show_ratio,
         "Time of a whole training step over that of the baseline.",
     ),
     Column(
         "Update",
-        lambda row: ratio_cell(row.update_ratio),
+        lambda entry: entry.update.ratio,
+        show_ratio,
         "Time of the update alone, from gradients to new parameters and state in the old ones’ "
         "memory, over that of the baseline. Clip, guard and schedule belong to it.",
     ),
     Column(
         "Update / step",
-        _share_cell,
+        lambda entry: entry.peak_bytes and entry.update.share,
+        _show_share,
         "Time of the update alone over that of the baseline’s whole step.",
     ),
     Column(
         "State",
-        lambda row: show_number(row.state_bytes_per_parameter, "{:.3g} B/p".format),
+        lambda entry: entry.peak_bytes and entry.record.state_bytes_per_parameter,
+        _number("{:.3g} B/p".format),
         "Optimizer state in bytes per parameter of the model.",
     ),
     Column(
         "Peak",
-        lambda row: show_number(row.peak_bytes, units.size),
+        lambda entry: entry.peak_bytes,
+        _number(units.size),
         "Memory that the compiled step needs on a device: parameters, state, gradients, "
         "activations.",
     ),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountRow:
-    """One optimizer; numbers of the update alone begin with ``update``."""
-
-    optimizer: str
-    title: str
-    flops: float | None
-    update_flops: float | None
-    bytes_accessed: float | None
-    update_bytes_accessed: float | None
-    compile_seconds: float | None
-    update_compile_seconds: float
 
 
 def counts_table(comparison: ComparedRuns) -> Table:
@@ -212,57 +168,34 @@ def counts_table(comparison: ComparedRuns) -> Table:
             else ""
         ),
         columns=_COUNTS_COLUMNS,
-        rows=tuple(map(_counts_row, sheet.entries)) if sheet else (),
-    )
-
-
-def _counts_row(entry: MeasuredCost) -> CountRow:
-    return CountRow(
-        optimizer=entry.key,
-        title=entry.title,
-        flops=entry.record.flops,
-        update_flops=entry.update.flops,
-        bytes_accessed=entry.record.bytes_accessed,
-        update_bytes_accessed=entry.update.bytes_accessed,
-        compile_seconds=entry.record.compile_seconds,
-        update_compile_seconds=entry.update.compile_seconds,
+        rows=sheet.entries if sheet else (),
     )
 
 
 _COUNTS_COLUMNS = (
-    Column("Optimizer", lambda row: Cell(row.title), is_text=True),
-    Column("FLOPs", lambda row: show_number(row.flops, units.count)),
-    Column("Update’s", lambda row: show_number(row.update_flops, units.count)),
-    Column("Bytes", lambda row: show_number(row.bytes_accessed, units.size)),
-    Column("Update’s", lambda row: show_number(row.update_bytes_accessed, units.size)),
+    _OPTIMIZER,
+    Column("FLOPs", lambda entry: entry.record.flops, _number(units.count)),
+    Column("Update’s", lambda entry: entry.update.flops, _number(units.count), name="update_flops"),
+    Column("Bytes", lambda entry: entry.record.bytes_accessed, _number(units.size)),
+    Column(
+        "Update’s",
+        lambda entry: entry.update.bytes_accessed,
+        _number(units.size),
+        name="update_bytes",
+    ),
     Column(
         "Compiling",
-        lambda row: show_number(row.compile_seconds, units.duration),
+        lambda entry: entry.record.compile_seconds,
+        _number(units.duration),
         "Tracing and compiling the step, once in a run.",
     ),
-    Column("Update’s", lambda row: show_number(row.update_compile_seconds, units.duration)),
+    Column(
+        "Update’s",
+        lambda entry: entry.update.compile_seconds,
+        _number(units.duration),
+        name="update_compiling",
+    ),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeshRow:
-    """One optimizer on a mesh.
-
-    Attributes:
-      even_share: The state of a device times the devices, over the whole state: 1 where all of
-        it is shared out, more where some is kept whole on each.
-      exchanged_bytes: Of all collectives together.
-      exchanged_ratio: To what the baseline's step exchanges.
-      reason: Why there are no numbers.
-    """
-
-    optimizer: str
-    title: str
-    mesh: MeshCost | None
-    even_share: float | None = None
-    exchanged_bytes: int | None = None
-    exchanged_ratio: float | None = None
-    reason: str | None = None
 
 
 def mesh_table(comparison: ComparedRuns) -> Table:
@@ -273,15 +206,13 @@ def mesh_table(comparison: ComparedRuns) -> Table:
         for entry in (sheet.entries if sheet else ())
         if entry.record.mesh or entry.record.mesh_reason
     ]
-    rows = tuple(_mesh_row(entry, sheet) for entry in entries if sheet)
-    meshes = [row.mesh for row in rows if row.mesh]
-    kinds = dict.fromkeys(kind for mesh in meshes for kind in mesh.collective_bytes)
+    meshes = [entry.record.mesh for entry in entries if entry.record.mesh]
     return Table(
         key="cost_mesh",
         title=f"On a mesh of {meshes[0].mesh}" if meshes else "On a mesh",
         caption=_mesh_caption(sheet) if sheet else "",
-        columns=(*_HELD, *map(_kind_column, kinds), _EXCHANGED),
-        rows=rows,
+        columns=_mesh_columns(sheet, meshes) if sheet else (),
+        rows=tuple(entries),
     )
 
 
@@ -296,56 +227,56 @@ def _mesh_caption(sheet: Sheet) -> str:
     )
 
 
-def _mesh_row(entry: MeasuredCost, sheet: Sheet) -> MeshRow:
-    mesh = entry.record.mesh
-    if mesh is None:
-        reason = entry.record.mesh_reason
-        return MeshRow(optimizer=entry.key, title=entry.title, mesh=None, reason=reason)
-    whole = entry.record.state_bytes_per_parameter * sheet.parameters
-    exchanged, base = _exchanged(mesh), _exchanged(sheet.base.record.mesh)
-    return MeshRow(
-        optimizer=entry.key,
-        title=entry.title,
-        mesh=mesh,
-        even_share=mesh.state_bytes * mesh.devices / whole if whole else None,
-        exchanged_bytes=exchanged,
-        exchanged_ratio=exchanged / base if base else None,
+def _mesh_columns(sheet: Sheet, meshes: list[MeshCost]) -> tuple[Column, ...]:
+    base = _exchanged(sheet.base.record.mesh)
+
+    def even_share(entry: MeasuredCost) -> float | None:
+        mesh, of_parameter = entry.record.mesh, entry.record.state_bytes_per_parameter
+        if mesh is None or not of_parameter:
+            return None
+        return mesh.state_bytes * mesh.devices / (of_parameter * sheet.parameters)
+
+    def of_baseline(entry: MeasuredCost) -> str:
+        mesh = entry.record.mesh
+        return f"{_exchanged(mesh) / base:.2f}×" if mesh and base else ""
+
+    def collective(kind: str) -> Column:
+        def exchanged(entry: MeasuredCost) -> int | None:
+            mesh = entry.record.mesh
+            return mesh.collective_bytes.get(kind, 0) if mesh else None
+
+        return Column(kind, exchanged, _number(units.size))
+
+    return (
+        Column(
+            "Optimizer",
+            lambda entry: entry.title,
+            is_text=True,
+            detail=lambda entry: "" if entry.record.mesh else entry.record.mesh_reason or "",
+        ),
+        Column(
+            "State",
+            lambda entry: entry.record.mesh.state_bytes if entry.record.mesh else None,
+            _number(units.size),
+            "Of the optimizer, on one device.",
+        ),
+        Column(
+            "Even share",
+            even_share,
+            _number("{:.2f}×".format),
+            "State of a device times the devices, over the whole state: 1 where all of it is "
+            "shared out, more where each device holds some of it whole.",
+        ),
+        *map(collective, dict.fromkeys(kind for mesh in meshes for kind in mesh.collective_bytes)),
+        Column(
+            "Exchanged",
+            lambda entry: _exchanged(entry.record.mesh) if entry.record.mesh else None,
+            _number(units.size),
+            "All collectives of a step, and their ratio to those of the baseline’s step.",
+            detail=of_baseline,
+        ),
     )
 
 
 def _exchanged(mesh: MeshCost | None) -> int:
     return sum(mesh.collective_bytes.values()) if mesh else 0
-
-
-def _kind_column(kind: str) -> Column:
-    def show(row: MeshRow) -> Cell:
-        exchanged = row.mesh.collective_bytes.get(kind, 0) if row.mesh else None
-        return show_number(exchanged, units.size)
-
-    return Column(kind, show)
-
-
-def _exchanged_cell(row: MeshRow) -> Cell:
-    ratio = "" if row.exchanged_ratio is None else f"{row.exchanged_ratio:.2f}×"
-    return Cell(show_number(row.exchanged_bytes, units.size).text, ratio)
-
-
-_HELD = (
-    Column("Optimizer", lambda row: Cell(row.title, row.reason or ""), is_text=True),
-    Column(
-        "State",
-        lambda row: show_number(row.mesh.state_bytes if row.mesh else None, units.size),
-        "Of the optimizer, on one device.",
-    ),
-    Column(
-        "Even share",
-        lambda row: show_number(row.even_share, "{:.2f}×".format),
-        "State of a device times the devices, over the whole state: 1 where all of it is shared "
-        "out, more where each device holds some of it whole.",
-    ),
-)
-_EXCHANGED = Column(
-    "Exchanged",
-    _exchanged_cell,
-    "All collectives of a step, and their ratio to those of the baseline’s step.",
-)

@@ -2,8 +2,6 @@
 
 Of eight optimizers there are 28 pairs, and at a level of 5 % one of them would be told apart by
 chance alone. Holm's correction keeps the chance of any such error in the whole table at 5 %.
-
-Table 3 of a comparison: which optimizers are told apart, each against each.
 """
 
 from __future__ import annotations
@@ -154,31 +152,23 @@ def _p(differences: Sequence[float]) -> float | None:
     return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairsRow:
-    """One optimizer in Table 3.
-
-    Attributes:
-      groups: One letter for each set of optimizers that are not told apart, to which it belongs.
-      wins: How many others it is told apart from and better than.
-      losses: How many it is told apart from and worse than.
-      against: By the other's key, its validation loss minus the other's.
-    """
-
-    optimizer: str
-    title: str
-    diverged: int
-    groups: str
-    wins: int
-    losses: int
-    against: dict[str, Pair]
-
-
 def pairs_table(comparison: ComparedRuns) -> Table:
     """Table 3: differences of validation losses, row minus column, and who is told apart."""
     finished = [group for group in comparison.groups if group.finished]
     pairs = compare_all(finished)
     sets = indistinguishable([group.key for group in finished], pairs)
+    found = {(pair.first, pair.second): pair for pair in pairs}
+    found |= {(pair.second, pair.first): pair.reversed for pair in pairs}
+
+    def letters(group: Group) -> str:
+        named = zip(string.ascii_lowercase, sets, strict=False)
+        return "".join(letter for letter, members in named if group.key in members)
+
+    def against(other: Group) -> Column:
+        return Column(
+            other.title, lambda group: found.get((group.key, other.key)), lambda p: show_pair(p, 3)
+        )
+
     return Table(
         key="table3",
         title="Table 3. Each against each",
@@ -189,41 +179,23 @@ def pairs_table(comparison: ComparedRuns) -> Table:
             "a letter are not told apart, which does not say that they are equal."
         ),
         columns=(
-            Column("Optimizer", _show_optimizer, is_text=True),
-            Column("Set", lambda row: Cell(row.groups), is_text=True),
-            *(_column(group) for group in finished),
+            Column("Optimizer", lambda group: group.title, is_text=True, detail=diverged_of),
+            Column("Set", letters, is_text=True),
+            *map(against, finished),
         ),
-        rows=tuple(_row(group, pairs, sets) for group in finished if len(finished) > 1),
+        rows=tuple(finished) if len(finished) > 1 else (),
         is_wide=True,
     )
 
 
-def _row(group: Group, pairs: list[Pair], sets: list[tuple[str, ...]]) -> PairsRow:
-    against = {pair.second: pair for pair in pairs if pair.first == group.key}
-    against |= {pair.first: pair.reversed for pair in pairs if pair.second == group.key}
-    apart = [pair.difference.mean for pair in against.values() if pair.told_apart]
-    letters = zip(string.ascii_lowercase, sets, strict=False)
-    return PairsRow(
-        optimizer=group.key,
-        title=group.title,
-        diverged=len(group.diverged),
-        groups="".join(letter for letter, members in letters if group.key in members),
-        wins=sum(mean < 0 for mean in apart),
-        losses=sum(mean > 0 for mean in apart),
-        against=against,
-    )
+def diverged_of(group: Group) -> str:
+    """How many of its runs diverged, in words; empty if none has."""
+    return f"{len(group.diverged)} diverged" if group.diverged else ""
 
 
-def _show_optimizer(row: PairsRow) -> Cell:
-    return Cell(row.title, f"{row.diverged} diverged" if row.diverged else "")
-
-
-def _column(other: Group) -> Column:
-    def show(row: PairsRow) -> Cell:
-        pair = row.against.get(other.key)
-        if pair is None:
-            return NOTHING
-        shown = show_interval(pair.difference, 3, sign=True)
-        return dataclasses.replace(shown, is_strong=pair.told_apart)
-
-    return Column(other.title, show)
+def show_pair(pair: Pair | None, digits: int) -> Cell:
+    """The difference with its interval, in bold where the two are told apart."""
+    if pair is None:
+        return NOTHING
+    shown = show_interval(pair.difference, digits, sign=True)
+    return dataclasses.replace(shown, is_strong=pair.told_apart)

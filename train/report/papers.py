@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
-from train.report.table import Cell, Column, Table, show_number
+from train.report.table import Column, Table, show_number
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,17 @@ def papers_table() -> Table:
             "orientation, not for comparison with the numbers above."
         ),
         columns=(
-            Column("Paper", lambda row: Cell(row.paper), is_text=True),
-            Column("Optimizer", lambda row: Cell(row.optimizer), is_text=True),
-            Column("Val. loss", lambda row: show_number(row.val_loss, "{:.3f}".format)),
-            Column("Train loss", lambda row: show_number(row.train_loss, "{:.3f}".format)),
-            Column("GPU hours", lambda row: show_number(row.gpu_hours, "{:.1f}".format)),
-            Column("Peak memory", lambda row: show_number(row.peak_gigabytes, "{:.1f} GB".format)),
+            Column("Paper", lambda row: row.paper, is_text=True),
+            Column("Optimizer", lambda row: row.optimizer, is_text=True),
+            *(
+                Column(title, attrgetter(name), partial(show_number, show=form.format))
+                for title, name, form in (
+                    ("Val. loss", "val_loss", "{:.3f}"),
+                    ("Train loss", "train_loss", "{:.3f}"),
+                    ("GPU hours", "gpu_hours", "{:.1f}"),
+                    ("Peak memory", "peak_gigabytes", "{:.1f} GB"),
+                )
+            ),
         ),
         rows=RESULTS,
         printed_rows=len(RESULTS),

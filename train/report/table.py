@@ -1,8 +1,7 @@
-"""A table as plain rows: what the terminal, the page and ``tables.jsonl`` show alike.
+"""A table: what the terminal, the page, Markdown and ``tables.jsonl`` show alike.
 
-A row is a dataclass of numbers. A column says how it shows one of them and how it was measured.
-
-A table as GitHub and the documentation show it.
+A row is whatever the table is about, such as all runs of an optimizer. A column says which value of
+a row it holds, how it shows that, and how it was measured.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from train.host import units
 from train.host.typed_json import to_json
+from train.records.kinds import Ratio
 from train.report.statistics import Estimate
 
 
@@ -34,14 +34,42 @@ class Cell:
 NOTHING = Cell(units.MISSING)
 
 
+def show_text(value: Any) -> Cell:
+    """The value as it is, or a dash where it is missing."""
+    return NOTHING if value is None else Cell(str(value))
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, how a row shows in it, and how its numbers were measured."""
+    """A column of a table.
+
+    Attributes:
+      title: Its heading.
+      value: Its value of a row: what ``tables.jsonl`` holds.
+      show: How that is shown.
+      how: How it was measured.
+      is_text: Whether it is aligned as text and not as numbers.
+      detail: Smaller print from the row, instead of what `show` gives.
+      name: In ``tables.jsonl``; by default the title in lower case.
+    """
 
     title: str
-    show: Callable[[Any], Cell]
+    value: Callable[[Any], Any]
+    show: Callable[[Any], Cell] = show_text
     how: str = ""
     is_text: bool = False
+    detail: Callable[[Any], str] | None = None
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in ``tables.jsonl``."""
+        return self.name or re.sub(r"\W+", "_", self.title.lower()).strip("_")
+
+    def cell(self, row: Any) -> Cell:
+        """What it shows of a row."""
+        cell = self.show(self.value(row))
+        return cell if self.detail is None else replace(cell, detail=self.detail(row))
 
 
 @dataclass(frozen=True)
@@ -68,12 +96,13 @@ class Table:
     @property
     def cells(self) -> list[list[Cell]]:
         """What every cell shows, row by row."""
-        return [[column.show(row) for column in self.columns] for row in self.rows]
+        return [[column.cell(row) for column in self.columns] for row in self.rows]
 
     def json_rows(self) -> Iterator[dict[str, Any]]:
         """Every row's numbers, ready for a line of JSON."""
         for row in self.rows:
-            yield {"table": self.key, **to_json(row)}
+            values = {column.key: column.value(row) for column in self.columns}
+            yield {"table": self.key, **to_json(values)}
 
 
 def json_lines(tables: Iterable[Table]) -> str:
@@ -102,6 +131,14 @@ def _show(estimate: Estimate | None, spread: float | None, digits: int, sign: bo
 def show_number(value: float | None, show: Callable[[float], str]) -> Cell:
     """A number without a spread, or a dash where it is missing."""
     return NOTHING if value is None else Cell(show(value))
+
+
+def show_ratio(ratio: Ratio | None) -> Cell:
+    """The median, and the quartiles in smaller print."""
+    if ratio is None:
+        return NOTHING
+    low, high = units.number(ratio.low, 2), units.number(ratio.high, 2)
+    return Cell(f"{units.number(ratio.median, 2)}×", f"{low}–{high}")
 
 
 # Less than and an underscore within a word are no markup, and are left as they are.

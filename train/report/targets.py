@@ -16,7 +16,7 @@ from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetRow:
+class Reach:
     """One optimizer in Table 4; estimates are over the seeds that reached their target.
 
     Attributes:
@@ -29,7 +29,6 @@ class TargetRow:
         tenth sooner.
     """
 
-    optimizer: str
     title: str
     reached: int
     runs: int
@@ -53,12 +52,17 @@ def targets_table(comparison: ComparedRuns) -> Table:
             "that is planned shorter may get there sooner."
         ),
         columns=(
-            Column("Optimizer", lambda row: Cell(row.title), is_text=True),
-            Column("Reached", lambda row: Cell(f"{row.reached} of {row.runs}")),
-            Column("Steps", lambda row: show_interval(row.steps, 0)),
-            Column("Tokens", _show_tokens),
-            Column("Seconds", lambda row: show_interval(row.seconds, 1)),
-            Column("Speed-up", _show_speed_up, "AdamW’s steps over the optimizer’s."),
+            Column("Optimizer", lambda reach: reach.title, is_text=True),
+            Column("Reached", lambda reach: f"{reach.reached} of {reach.runs}"),
+            Column("Steps", lambda reach: reach.steps, lambda steps: show_interval(steps, 0)),
+            Column("Tokens", lambda reach: reach.tokens, _show_tokens),
+            Column("Seconds", lambda reach: reach.seconds, lambda time: show_interval(time, 1)),
+            Column(
+                "Speed-up",
+                lambda reach: reach.speed_up,
+                _show_speed_up,
+                "AdamW’s steps over the optimizer’s.",
+            ),
         ),
         rows=tuple(row for row in rows if row.runs),
     )
@@ -85,7 +89,7 @@ def first_reach(run: Run, target: float, positions: Sequence[float]) -> float | 
     return None
 
 
-def _row(group: Group, baseline: Group) -> TargetRow:
+def _row(group: Group, baseline: Group) -> Reach:
     targets = baseline.losses
     runs = [run for run in (*group.finished, *group.diverged) if run.record.seed in targets]
     # One that met its target and then diverged has not reached it.
@@ -96,8 +100,7 @@ def _row(group: Group, baseline: Group) -> TargetRow:
         {seed: step * group.cost.step_seconds for seed, step in steps.items()} if group.cost else {}
     )
     a_step = runs[0].record.batch_size * runs[0].record.context if runs else 0
-    return TargetRow(
-        optimizer=group.key,
+    return Reach(
         title=group.title,
         reached=len(steps),
         runs=len(runs),
@@ -132,15 +135,14 @@ def _over(values: Iterable[float]) -> Estimate | None:
     return estimate(kept) if kept else None
 
 
-def _show_tokens(row: TargetRow) -> Cell:
-    return NOTHING if row.tokens is None else Cell(units.count(row.tokens.mean))
+def _show_tokens(tokens: Estimate | None) -> Cell:
+    return NOTHING if tokens is None else Cell(units.count(tokens.mean))
 
 
-def _show_speed_up(row: TargetRow) -> Cell:
-    if row.speed_up is None:
+def _show_speed_up(log: Estimate | None) -> Cell:
+    if log is None:
         return NOTHING
     middle, low, high = (
-        f"{units.number(math.exp(value), 2)}×"
-        for value in (row.speed_up.mean, row.speed_up.low, row.speed_up.high)
+        f"{units.number(math.exp(value), 2)}×" for value in (log.mean, log.low, log.high)
     )
-    return Cell(middle, "n = 1" if row.speed_up.half_width is None else f"{low}–{high}")
+    return Cell(middle, "n = 1" if log.half_width is None else f"{low}–{high}")

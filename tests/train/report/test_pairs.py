@@ -14,6 +14,7 @@ from tests.support.synthetic_comparison import (
     OFFSETS,
     records,
     run_record,
+    values,
     write_comparison,
     write_run,
 )
@@ -84,15 +85,16 @@ def test_equals_share_a_letter_and_the_better_one_is_another(tmp_path):
         tmp_path, optimizers=("adamw", "lion", "lamb"), seeds=5, costs=False,
         offset_of={"adamw": 0.0, "lion": 0.5, "lamb": 0.5}.__getitem__,
     )  # fmt: skip
-    rows = {row.optimizer: row for row in pairs_table(load(folder)).rows}
-    assert {key: row.groups for key, row in rows.items()} == {
-        "adamw": "a",
-        "lion": "b",
-        "lamb": "b",
+    rows = values(pairs_table(load(folder)))
+    assert {title: row["set"] for title, row in rows.items()} == {
+        "AdamW": "a",
+        "Lion": "b",
+        "LAMB": "b",
     }
-    assert (rows["adamw"].wins, rows["lion"].losses, rows["lamb"].wins) == (2, 1, 0)
-    against = rows["lion"].against["adamw"]
-    assert against.difference.mean == -rows["adamw"].against["lion"].difference.mean > 0.4
+    assert rows["Lion"]["lion"] is None
+    against = rows["Lion"]["adamw"]
+    assert against.told_apart
+    assert against.difference.mean == -rows["AdamW"]["lion"].difference.mean > 0.4
 
 
 def test_a_diverged_seed_is_named_beside_the_optimizer(tmp_path):
@@ -138,7 +140,7 @@ def test_a_target_is_met_on_the_line_between_two_evaluations(comparison):
 
 
 def test_who_is_better_is_sooner_where_adamw_ends(comparison):
-    rows = {row.optimizer: row for row in targets_table(comparison).rows}
+    rows = {row.title.lower(): row for row in targets_table(comparison).rows}
     assert rows["adamw"].speed_up == Estimate(5, 0.0, 0.0, 0.0)
     assert rows["adamw"].steps.mean == 200
     for optimizer, row in rows.items():
@@ -164,15 +166,15 @@ def test_a_diverged_run_does_not_reach_its_target_and_counts(tmp_path):
     for seed in range(2):
         run = records(run_record("lion", seed), offset=-0.1, diverges_at=50 if seed else None)
         write_run(folder, run)
-    rows = {row.optimizer: row for row in targets_table(load(folder)).rows}
-    assert (rows["lion"].reached, rows["lion"].runs) == (1, 2)
+    rows = {row.title: row for row in targets_table(load(folder)).rows}
+    assert (rows["Lion"].reached, rows["Lion"].runs) == (1, 2)
 
 
 def test_a_run_that_met_its_target_and_then_diverged_has_not_reached_it(tmp_path):
     write_run(tmp_path, records(run_record("adamw", 0)))
     write_run(tmp_path, records(run_record("lion", 0), offset=-2.0, diverges_at=190))
-    rows = {row.optimizer: row for row in targets_table(load(tmp_path)).rows}
-    assert (rows["lion"].reached, rows["lion"].runs, rows["lion"].speed_up) == (0, 1, None)
+    rows = {row.title: row for row in targets_table(load(tmp_path)).rows}
+    assert (rows["Lion"].reached, rows["Lion"].runs, rows["Lion"].speed_up) == (0, 1, None)
 
 
 def test_where_adamw_ends_no_better_than_it_began_nobody_is_sooner(tmp_path):

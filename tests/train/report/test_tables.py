@@ -13,6 +13,7 @@ from tests.support.synthetic_comparison import (
     final_record,
     records,
     run_record,
+    values,
     write_comparison,
     write_run,
 )
@@ -29,8 +30,8 @@ LOSSES = {"adamw": (2.0, 2.1, 2.2), "stratopt": (1.9, 2.01, 2.11), "lion": (2.05
 
 def write_finals(folder, losses, **changes):
     """Runs that are nothing but their first and last line."""
-    for optimizer, values in losses.items():
-        for seed, loss in enumerate(values):
+    for optimizer, finals in losses.items():
+        for seed, loss in enumerate(finals):
             run = run_record(optimizer, seed)
             write_run(folder, [run, final_record(run, loss, **changes)])
     return folder
@@ -44,14 +45,14 @@ def shown(table):
 
 def test_table_1_has_each_optimizers_mean_interval_and_paired_difference(tmp_path):
     table = results_table(load(write_finals(tmp_path, LOSSES)))
-    rows = {row.optimizer: row for row in table.rows}
-    assert list(rows) == ["stratopt", "adamw", "lion"]  # the best first
-    for optimizer, values in LOSSES.items():
-        assert rows[optimizer].val_loss == estimate(values)
-        assert rows[optimizer].finished == 3
+    assert [group.key for group in table.rows] == ["stratopt", "adamw", "lion"]  # the best first
+    rows = {title.lower(): row for title, row in values(table).items()}
+    for optimizer, losses in LOSSES.items():
+        assert rows[optimizer]["val_loss"] == estimate(losses)
+        assert rows[optimizer]["n"] == 3
     pairs = zip(LOSSES["stratopt"], LOSSES["adamw"], strict=True)
-    assert rows["stratopt"].difference == estimate([mine - theirs for mine, theirs in pairs])
-    assert rows["adamw"].difference is None
+    assert rows["stratopt"]["δ_to_adamw"] == estimate([mine - theirs for mine, theirs in pairs])
+    assert rows["adamw"]["δ_to_adamw"] is None
     assert shown(table)["AdamW"]["Val. loss"] == "2.1000 ± 0.2484"
     assert shown(table)["StratOpt"]["Δ to AdamW"] == "−0.0933 ± 0.0143"
 
@@ -130,7 +131,7 @@ def test_table_2_averages_the_last_twentieth_of_the_steps_and_then_the_seeds(tmp
     write_run(tmp_path, run_with_head_norms(0, [1.0] * 9 + [2.0]))
     write_run(tmp_path, run_with_head_norms(1, [3.0] * 9 + [math.nan]))
     table = norms_table(load(tmp_path))
-    assert table.rows[0].norms["head"] == estimate([1.1, 3.0])
+    assert table.rows[0].by_type["head"] == estimate([1.1, 3.0])
     assert shown(table)["AdamW"]["Head"] == "2.050 ± 1.344"
     assert shown(table)["AdamW"]["Embedding"] == "—"
 
@@ -268,10 +269,10 @@ def test_the_finding_says_no_more_than_the_table_of_all_pairs(tmp_path):
     noisy = {key: [2.2 + shift, 2.3, 2.4] for key, shift in {"lion": 0.02, "lamb": 0.03}.items()}
     losses = {"adamw": (2.0, 2.15, 2.2), **noisy, "stratopt": (2.3, 2.35, 2.5)}
     comparison = load(write_finals(tmp_path, losses))
-    rows = {row.optimizer: row for row in pairs_table(comparison).rows}
+    adamw = values(pairs_table(comparison))["AdamW"]
     said = summarize(comparison).finding
     for key in ("lion", "lamb", "stratopt"):
-        pair = rows["adamw"].against[key]
+        pair = adamw[key]
         assert pair.p < 0.05
         assert not pair.told_apart
     assert "are not told apart from it (at 5%" in said

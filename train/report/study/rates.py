@@ -1,7 +1,4 @@
-"""The U of loss over rate: where its bottom lies, and how far the papers' 3e-4 is from it.
-
-The table of the rate sweeps: each optimizer's best rate, and what 3e-4 costs it.
-"""
+"""The U of loss over rate: where its bottom lies, and what the papers' 3e-4 costs."""
 
 from __future__ import annotations
 
@@ -78,80 +75,57 @@ def _mean(group: Group) -> float:
     return loss.mean if loss else math.inf
 
 
-@dataclass(frozen=True, kw_only=True)
-class RateRow:
-    """One optimizer; `factor` is its best rate over 3e-4, `lost` what 3e-4 costs, in nats."""
-
-    optimizer: str
-    title: str
-    conditions: str
-    rates: tuple[float, ...]
-    diverged: int
-    best_rate: float | None
-    best: Estimate | None
-    papers: Estimate | None
-    factor: float | None
-    lost: Estimate | None
-    is_bottom_inside: bool
-
-
 def rates_table(key: str, curves: Sequence[RateCurve]) -> Table:
     """How far 3e-4 is from each optimizer's best rate; what it costs most first."""
-    rows = [
-        RateRow(
-            optimizer=curve.sweep.key,
-            title=curve.sweep.title,
-            conditions=f"{curve.sweep.conditions.place}, "
-            f"{units.count(curve.sweep.conditions.tokens)} tokens",
-            rates=curve.rates,
-            diverged=sum(len(group.diverged) for group in curve.sweep.groups),
-            best_rate=curve.best_rate,
-            best=curve.best,
-            papers=curve.papers,
-            factor=curve.factor,
-            lost=curve.lost,
-            is_bottom_inside=curve.is_bottom_inside,
-        )
+    conditions = [
+        f"{curve.sweep.conditions.place}, {units.count(curve.sweep.conditions.tokens)} tokens"
         for curve in curves
     ]
     return Table(
         key=f"table_{key}",
         title="How far 3e-4 is from the best rate",
         caption=(
-            f"{'; '.join(dict.fromkeys(row.conditions for row in rows))}. Final validation loss in "
+            f"{'; '.join(dict.fromkeys(conditions))}. Final validation loss in "
             f"nats per token, mean over n seeds with {PERCENT} intervals. The best rate is one of "
             "the grid’s, good to its step; the loss there is the lowest of several and a little "
             "too low. Of every optimizer the bottom has to lie inside the grid, or its best is not "
             "known."
         ),
         columns=(
-            Column("Optimizer", _show_optimizer, is_text=True),
-            Column("Rates", _show_rates),
-            Column("n", lambda row: Cell(str(row.best.n)) if row.best else NOTHING),
-            Column("Best rate", _show_best_rate),
-            Column("Loss there", lambda row: show_interval(row.best, 3)),
-            Column("At 3e-4", lambda row: show_interval(row.papers, 3)),
-            Column("Lost at 3e-4", lambda row: show_interval(row.lost, 3, sign=True)),
-            Column("Inside", _show_inside, "Whether the bottom of the U lies inside the grid."),
+            Column("Optimizer", lambda curve: curve.sweep.title, is_text=True, detail=_diverged),
+            Column("Rates", lambda curve: curve.rates, _show_rates),
+            Column("n", lambda curve: curve.best.n if curve.best else None),
+            Column("Best rate", lambda curve: curve.best_rate, _show_best_rate),
+            Column("Loss there", lambda curve: curve.best, lambda loss: show_interval(loss, 3)),
+            Column("At 3e-4", lambda curve: curve.papers, lambda loss: show_interval(loss, 3)),
+            Column(
+                "Lost at 3e-4",
+                lambda curve: curve.lost,
+                lambda loss: show_interval(loss, 3, sign=True),
+            ),
+            Column(
+                "Inside",
+                lambda curve: curve.is_bottom_inside,
+                lambda inside: Cell("yes") if inside else Cell("NO", is_strong=True),
+                "Whether the bottom of the U lies inside the grid.",
+            ),
         ),
-        rows=tuple(sorted(rows, key=lambda row: -row.lost.mean if row.lost else 0.0)),
+        rows=tuple(sorted(curves, key=lambda curve: -curve.lost.mean if curve.lost else 0.0)),
     )
 
 
-def _show_optimizer(row: RateRow) -> Cell:
-    return Cell(row.title, f"{row.diverged} diverged" if row.diverged else "")
+def _diverged(curve: RateCurve) -> str:
+    runs = sum(len(group.diverged) for group in curve.sweep.groups)
+    return f"{runs} diverged" if runs else ""
 
 
-def _show_rates(row: RateRow) -> Cell:
-    return Cell(str(len(row.rates)), f"{row.rates[0]:.1g}–{row.rates[-1]:.1g}")
+def _show_rates(rates: Sequence[float]) -> Cell:
+    return Cell(str(len(rates)), f"{rates[0]:.1g}–{rates[-1]:.1g}")
 
 
-def _show_best_rate(row: RateRow) -> Cell:
-    if row.best_rate is None or row.factor is None:
+def _show_best_rate(rate: float | None) -> Cell:
+    if rate is None:
         return NOTHING
-    away = f"{row.factor:.3g}" if row.factor >= 1 else f"1/{1 / row.factor:.3g}"
-    return Cell(f"{row.best_rate:.2g}", f"{away} × 3e-4")
-
-
-def _show_inside(row: RateRow) -> Cell:
-    return Cell("yes") if row.is_bottom_inside else Cell("NO", is_strong=True)
+    factor = rate / PAPERS_RATE
+    away = f"{factor:.3g}" if factor >= 1 else f"1/{1 / factor:.3g}"
+    return Cell(f"{rate:.2g}", f"{away} × 3e-4")

@@ -1,13 +1,9 @@
-"""The tables of the effective-data speed-up: AdamW's curve, and what the others are worth by it.
-
-The tables of the orders: the papers' one tested, and how orders agree between conditions.
-"""
+"""The tables of a study: effective-data speed-ups, AdamW's curve, and orders of optimizers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,51 +23,35 @@ from train.report.study.speed_up import Scaling, SpeedUp
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeedUpRow:
-    """One optimizer; speed-ups by the budget's tokens."""
-
-    optimizer: str
-    title: str
-    conditions: str
-    speed_ups: dict[str, SpeedUp]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitRow:
-    """AdamW's curve E + B (D / unit)^-exponent; residuals by budget, in nats per token.
-
-    Misfits are what they are worth: tokens that take the curve to AdamW's loss, over its tokens.
-    """
-
-    conditions: str
-    seeds: int
-    floor: float
-    floor_interval: tuple[float, float] | None
-    scale: float
-    unit: float
-    exponent: float
-    exponent_interval: tuple[float, float] | None
-    residuals: dict[str, float]
-    misfits: dict[str, float]
-
-
 def speed_up_table(
     key: str, scaling: Scaling, conditions: Conditions, titles: Mapping[str, str]
 ) -> Table:
     """What each optimizer's tokens are worth at each budget, the most at the largest first."""
     budgets = list(scaling.losses)
-    rows = [
-        SpeedUpRow(
-            optimizer=name,
-            title=titles[name],
-            conditions=f"{conditions.settings}, {conditions.place}",
-            speed_ups={str(tokens): one for tokens, one in by_budget.items()},
+    names = [name for name in scaling.speed_ups if name != BASELINE]
+
+    def largest_first(name: str) -> list[float]:
+        by_budget = scaling.speed_ups[name]
+        return [
+            -(by_budget[tokens].factor if tokens in by_budget else 0.0)
+            for tokens in reversed(budgets)
+        ]
+
+    def diverged(name: str) -> str:
+        runs = sum(speed_up.diverged for speed_up in scaling.speed_ups[name].values())
+        return f"{runs} diverged" if runs else ""
+
+    def seeds(name: str) -> str:
+        counts = sorted({speed_up.seeds for speed_up in scaling.speed_ups[name].values()})
+        return "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+    def budget(tokens: int) -> Column:
+        return Column(
+            units.count(tokens),
+            lambda name: scaling.speed_ups[name].get(tokens),
+            lambda speed_up: show_factor(speed_up) if speed_up else NOTHING,
         )
-        for name, by_budget in scaling.speed_ups.items()
-        if name != BASELINE
-    ]
-    rows.sort(key=lambda row: [-_factor(row, tokens) for tokens in reversed(budgets)])
+
     return Table(
         key=key,
         title="Effective-data speed-up over AdamW",
@@ -85,11 +65,11 @@ def speed_up_table(
             "the curve’s floor, where by the curve no data takes AdamW."
         ),
         columns=(
-            Column("Optimizer", _show_optimizer, is_text=True),
-            Column("n", _show_seeds, "Seeds that AdamW finished at every budget too."),
-            *(_column(tokens) for tokens in budgets),
+            Column("Optimizer", lambda name: titles[name], is_text=True, detail=diverged),
+            Column("n", seeds, how="Seeds that AdamW finished at every budget too."),
+            *map(budget, budgets),
         ),
-        rows=tuple(rows),
+        rows=tuple(sorted(names, key=largest_first)),
     )
 
 
@@ -106,106 +86,66 @@ def fit_table(scalings: Sequence[tuple[Conditions, Scaling]]) -> Table:
             "intervals over seeds."
         ),
         columns=(
-            Column("AdamW’s runs", lambda row: Cell(row.conditions), is_text=True),
-            Column("n", lambda row: Cell(str(row.seeds))),
-            Column("E", lambda row: _show_coefficient(row.floor, row.floor_interval)),
-            Column("B", _show_scale),
-            Column("β", lambda row: _show_coefficient(row.exponent, row.exponent_interval)),
-            Column("Worth in data", _show_misfits, "What the residuals are worth in data."),
-            Column("Residuals", _show_residuals, is_text=True),
+            Column("AdamW’s runs", lambda row: _where(row[0]), is_text=True),
+            Column("n", lambda row: len(row[1].seeds)),
+            *(
+                _coefficient(symbol, name)
+                for symbol, name in (("E", "floor"), ("B", "scale"), ("β", "exponent"))
+            ),
+            Column(
+                "Worth in data",
+                lambda row: row[1].misfits,
+                lambda misfits: Cell(f"{_number(min(misfits))}–{_number(max(misfits))}×"),
+                "What the residuals are worth in data.",
+            ),
+            Column("Residuals", lambda row: row[1].residuals, _show_residuals, is_text=True),
         ),
-        rows=tuple(
-            FitRow(
-                conditions=f"{conditions.settings}, {conditions.place}",
-                seeds=len(scaling.seeds),
-                floor=float(scaling.curve.floor),
-                floor_interval=scaling.intervals.get("floor"),
-                scale=float(scaling.curve.scale),
-                unit=scaling.curve.unit,
-                exponent=float(scaling.curve.exponent),
-                exponent_interval=scaling.intervals.get("exponent"),
-                residuals=dict(zip(map(str, scaling.losses), scaling.residuals, strict=True)),
-                misfits=dict(zip(map(str, scaling.losses), scaling.misfits, strict=True)),
-            )
-            for conditions, scaling in scalings
-        ),
-    )  # fmt: skip
+        rows=tuple(scalings),
+    )
 
 
-def show_factor(one: SpeedUp) -> Cell:
-    """A speed-up with its interval."""
-    mark = "†" if one.is_extrapolated and math.isfinite(one.factor) else ""
-    text = f"{_number(one.factor)}×{mark}"
-    if one.low is None or one.high is None:
+def _where(conditions: Conditions) -> str:
+    return f"{conditions.settings}, {conditions.place}"
+
+
+def _coefficient(symbol: str, name: str) -> Column:
+    def value(row: tuple[Conditions, Scaling]) -> float:
+        return float(getattr(row[1].curve, name))
+
+    def detail(row: tuple[Conditions, Scaling]) -> str:
+        if name == "scale":
+            return f"D₀ = {units.count(row[1].curve.unit)}"
+        ends = row[1].intervals.get(name)
+        return f"{units.number(ends[0], 3)}–{units.number(ends[1], 3)}" if ends else "no interval"
+
+    return Column(symbol, value, lambda v: Cell(units.number(v, 3)), detail=detail, name=name)
+
+
+def show_factor(speed_up: SpeedUp) -> Cell:
+    """A speed-up with its interval, in bold where that excludes 1."""
+    factor, low, high = speed_up.factor, speed_up.low, speed_up.high
+    mark = "†" if speed_up.is_extrapolated and math.isfinite(factor) else ""
+    text = f"{_number(factor)}×{mark}"
+    if low is None or high is None:
         return Cell(text, "no interval")
-    return Cell(text, f"{_number(one.low)}–{_number(one.high)}", one.low > 1 or one.high < 1)
+    return Cell(text, f"{_number(low)}–{_number(high)}", low > 1 or high < 1)
 
 
 def _number(factor: float) -> str:
     return units.number(factor, 2) if math.isfinite(factor) else "∞"
 
 
-def _column(tokens: int) -> Column:
-    def show(row: SpeedUpRow) -> Cell:
-        one = row.speed_ups.get(str(tokens))
-        return show_factor(one) if one else NOTHING
-
-    return Column(units.count(tokens), show)
-
-
-def _show_optimizer(row: SpeedUpRow) -> Cell:
-    diverged = sum(one.diverged for one in row.speed_ups.values())
-    return Cell(row.title, f"{diverged} diverged" if diverged else "")
-
-
-def _show_seeds(row: SpeedUpRow) -> Cell:
-    seeds = sorted({one.seeds for one in row.speed_ups.values()})
-    return Cell("–".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))))
-
-
-def _factor(row: SpeedUpRow, tokens: int) -> float:
-    one = row.speed_ups.get(str(tokens))
-    return one.factor if one else 0.0
-
-
-def _show_coefficient(value: float, ends: tuple[float, float] | None) -> Cell:
-    return Cell(
-        units.number(value, 3),
-        f"{units.number(ends[0], 3)}–{units.number(ends[1], 3)}" if ends else "no interval",
-    )
-
-
-def _show_scale(row: FitRow) -> Cell:
-    return Cell(units.number(row.scale, 3), f"D₀ = {units.count(row.unit)}")
-
-
-def _show_misfits(row: FitRow) -> Cell:
-    values = row.misfits.values()
-    return Cell(f"{_number(min(values))}–{_number(max(values))}×")
-
-
-def _show_residuals(row: FitRow) -> Cell:
-    values = list(row.residuals.values())
-    spread = float(np.sqrt(np.mean(np.square(values))))
+def _show_residuals(residuals: Sequence[float]) -> Cell:
+    spread = float(np.sqrt(np.mean(np.square(residuals))))
     return Cell(
         f"{units.number(spread, 4)} r.m.s.",
-        ", ".join(units.number(value, 4, sign=True) for value in values),
+        ", ".join(units.number(value, 4, sign=True) for value in residuals),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrderRow:
-    """The papers' order under one set of conditions, by pair of neighbours."""
-
-    conditions: str
-    seeds: int
-    neighbours: dict[str, Neighbours]
-    verdicts: dict[str, str]
 
 
 def order_table(tests: Sequence[OrderTest]) -> Table:
     """Whether the papers' order holds, neighbour by neighbour."""
-    pairs = list(dict.fromkeys(str(one) for test in tests for one in test.neighbours))
+    pairs = dict.fromkeys(str(pair) for test in tests for pair in test.neighbours)
     return Table(
         key="papers_order",
         title="The papers’ order, tested",
@@ -218,19 +158,11 @@ def order_table(tests: Sequence[OrderTest]) -> Table:
             "each optimizer settings of its own."
         ),
         columns=(
-            Column("Conditions", lambda row: Cell(row.conditions), is_text=True),
-            Column("n", lambda row: Cell(str(row.seeds)), "Seeds that both have; at most."),
-            *(_pair_column(pair) for pair in pairs),
+            Column("Conditions", lambda test: str(test.contest.conditions), is_text=True),
+            Column("n", lambda test: test.seeds, how="Seeds that both have; at most."),
+            *map(_pair_column, pairs),
         ),
-        rows=tuple(
-            OrderRow(
-                conditions=str(test.contest.conditions),
-                seeds=test.seeds,
-                neighbours={str(one): one for one in test.neighbours},
-                verdicts={str(one): one.verdict for one in test.neighbours},
-            )
-            for test in tests
-        ),
+        rows=tuple(tests),
     )
 
 
@@ -247,36 +179,41 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
             "and change places; the first is better in the first."
         ),
         columns=(
-            Column("Compared", _show_compared, is_text=True),
-            Column("Alike", _show_alike, is_text=True),
-            Column("Optimizers", lambda row: Cell(str(row.optimizers), f"n = {row.seeds}")),
-            Column("τ-b", lambda row: _show_correlation(row.tau)),
-            Column("ρ", lambda row: _show_correlation(row.rho)),
-            Column("Reversed", _show_reversals, is_text=True),
+            Column("Compared", _compared, is_text=True),
+            Column("Alike", _alike, is_text=True),
+            Column("Optimizers", lambda row: row.optimizers, detail=lambda row: f"n = {row.seeds}"),
+            Column("τ-b", lambda row: row.tau, _show_correlation, name="tau"),
+            Column("ρ", lambda row: row.rho, _show_correlation, name="rho"),
+            Column("Reversed", lambda row: row, _show_reversals, is_text=True),
         ),
         rows=tuple(agreements),
     )
 
 
-def _pair_column(pair: str) -> Column:
-    def show(row: OrderRow) -> Cell:
-        one = row.neighbours[pair]
-        if one.pair is None:
-            return Cell(one.verdict, f"{one.diverged} diverged" if one.diverged else "")
-        detail = str(show_interval(one.pair.difference, 3, sign=True))
-        if one.pair.difference.n != row.seeds:
-            detail += f", n = {one.pair.difference.n}"
-        if one.diverged:
-            detail += f", {one.diverged} diverged"
-        return Cell(one.verdict, detail, one.pair.told_apart)
+def _pair_column(name: str) -> Column:
+    def neighbours(test: OrderTest) -> Neighbours:
+        return next(pair for pair in test.neighbours if str(pair) == name)
 
-    return Column(pair, show, is_text=True)
+    def detail(test: OrderTest) -> str:
+        tested = neighbours(test)
+        words = [f"{tested.diverged} diverged"] if tested.diverged else []
+        if tested.pair is not None:
+            difference = tested.pair.difference
+            if difference.n != test.seeds:
+                words.insert(0, f"n = {difference.n}")
+            words.insert(0, str(show_interval(difference, 3, sign=True)))
+        return ", ".join(words)
+
+    def show(tested: Neighbours) -> Cell:
+        return Cell(tested.verdict, is_strong=bool(tested.pair and tested.pair.told_apart))
+
+    return Column(name, neighbours, show, is_text=True, detail=detail)
 
 
-def _show_compared(row: Agreement) -> Cell:
+def _compared(row: Agreement) -> str:
     first, second = row.first.parts, row.second.parts
-    return Cell(
-        ", ".join(_against(first[part], second[part]) for part in row.first.differences(row.second))
+    return ", ".join(
+        _against(first[part], second[part]) for part in row.first.differences(row.second)
     )
 
 
@@ -286,15 +223,15 @@ def _against(first: str, second: str) -> str:
     return f"{number if second.endswith(f' {unit}') else first} / {second}"
 
 
-def _show_alike(row: Agreement) -> Cell:
+def _alike(row: Agreement) -> str:
     differ = row.first.differences(row.second)
     parts = row.first.parts.items()
-    return Cell(", ".join(what for part, what in parts if part not in (*differ, "batch")))
+    return ", ".join(words for part, words in parts if part not in (*differ, "batch"))
 
 
-def _show_correlation(found: Correlation) -> Cell:
-    ends = " to ".join(units.number(end, 2) for end in found.interval or ())
-    return Cell(units.number(found.value, 2), ends or "no interval")
+def _show_correlation(correlation: Correlation) -> Cell:
+    ends = " to ".join(units.number(end, 2) for end in correlation.interval or ())
+    return Cell(units.number(correlation.value, 2), ends or "no interval")
 
 
 def _show_reversals(row: Agreement) -> Cell:

@@ -1,12 +1,7 @@
-"""The tables of a tuning: ranks by budget, and the best settings of each optimizer.
+"""The tables of a tuning: ranks by budget, the best settings of each optimizer, and CSV of trials.
 
-A best that lies on the edge of its search space: a better one may lie outside.
-
-A tuning's trials for other programs: CSV.
-
-What a budget of k trials is worth: the expected best loss, exactly, and a band around it.
-
-One who tunes by random search tries the defaults first and then points of the search space in any
+Ranks are by what a budget of k trials is worth: the expected best loss, and a band around it. One
+who tunes by random search tries the defaults first and then points of the search space in any
 order. Over all orders of the trials that were run, the best of the first k has a mean that needs no
 simulation: it follows from the order statistics of sampling without replacement. A best-of-N alone
 would hide how much luck and how many trials it took.
@@ -32,7 +27,7 @@ from train.host import units
 from train.optimizers.dimensions import Choices
 from train.records.tuning import TunedOptimizer
 from train.report.statistics import CONFIDENCE, PERCENT
-from train.report.table import NOTHING, Cell, Column, Table
+from train.report.table import Cell, Column, Table, show_number
 from train.report.tuning.trials import TuningResults, search_space
 
 
@@ -88,30 +83,6 @@ class Standing:
     rank: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankRow:
-    """One optimizer in the table of ranks; standings by budget."""
-
-    optimizer: str
-    title: str
-    trials: int
-    diverged: int
-    standings: dict[str, Standing]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestRow:
-    """The best trial of one optimizer; None where no trial has ended with a usable loss."""
-
-    optimizer: str
-    title: str
-    trial: int | None
-    val_loss: float | None
-    bits_per_byte: float | None
-    settings: dict[str, Any]
-    edges: dict[str, str]
-
-
 def search_curves(results: TuningResults) -> dict[str, SearchCurve]:
     """The curve of each ranked optimizer, by its key."""
     curves = {}
@@ -129,16 +100,23 @@ def budgets(results: TuningResults) -> list[int]:
 def ranks_table(results: TuningResults, curves: Mapping[str, SearchCurve]) -> Table:
     """Every optimizer's expected best loss and rank at each budget."""
     standings = {number: _standings(curves, number) for number in budgets(results)}
-    rows = tuple(
-        RankRow(
-            optimizer=tuned.key,
-            title=tuned.title,
-            trials=len(tuned.trials),
-            diverged=len(tuned.diverged),
-            standings={str(number): standings[number][tuned.key] for number in standings},
+
+    def diverged(tuned: TunedOptimizer) -> str:
+        count = len(tuned.diverged)
+        return f"{count} of {len(tuned.trials)} diverged" if count else ""
+
+    def loss(number: int) -> Column:
+        return Column(
+            "N = 1, defaults" if number == 1 else f"N = {number}",
+            lambda tuned: standings[number][tuned.key],
+            _show_standing,
         )
-        for tuned in results.ranked
-    )
+
+    def rank(number: int) -> Column:
+        return Column(
+            "Rank", lambda tuned: standings[number][tuned.key].rank, name=f"rank_{number}"
+        )
+
     return Table(
         key="tuning_ranks",
         title="Table 1. Loss and rank by tuning budget",
@@ -149,10 +127,10 @@ def ranks_table(results: TuningResults, curves: Mapping[str, SearchCurve]) -> Ta
             "seed."
         ),
         columns=(
-            Column("Optimizer", _show_optimizer, is_text=True),
-            *(column for number in standings for column in _budget_columns(number)),
+            Column("Optimizer", lambda tuned: tuned.title, is_text=True, detail=diverged),
+            *(column for number in standings for column in (loss(number), rank(number))),
         ),
-        rows=rows,
+        rows=results.ranked,
     )
 
 
@@ -166,13 +144,21 @@ def best_table(results: TuningResults) -> Table:
             "seed and flatters: a comparison over other seeds tells what the settings are worth."
         ),
         columns=(
-            Column("Optimizer", lambda row: Cell(row.title), is_text=True),
-            Column("Val. loss", lambda row: _number(row.val_loss)),
-            Column("Bits/byte", lambda row: _number(row.bits_per_byte)),
-            Column("Trial", lambda row: NOTHING if row.trial is None else Cell(str(row.trial))),
-            Column("Settings", _show_settings, is_text=True),
+            Column("Optimizer", lambda tuned: tuned.title, is_text=True),
+            Column("Val. loss", lambda tuned: tuned.best and tuned.best.loss, _show_loss),
+            Column(
+                "Bits/byte", lambda tuned: tuned.best and tuned.best.final.bits_per_byte, _show_loss
+            ),
+            Column("Trial", lambda tuned: tuned.best and tuned.best.number),
+            Column(
+                "Settings",
+                lambda tuned: tuned.best.settings if tuned.best else {},
+                _show_settings,
+                is_text=True,
+                detail=_edges,
+            ),
         ),
-        rows=tuple(_best_row(tuned) for tuned in results.tuned),
+        rows=results.tuned,
     )
 
 
@@ -190,47 +176,26 @@ def _standings(curves: Mapping[str, SearchCurve], number: int) -> dict[str, Stan
     }
 
 
-def _best_row(tuned: TunedOptimizer) -> BestRow:
-    best = tuned.best
-    return BestRow(
-        optimizer=tuned.key,
-        title=tuned.title,
-        trial=best.number if best else None,
-        val_loss=best.loss if best else None,
-        bits_per_byte=best.final.bits_per_byte if best else None,
-        settings=best.settings if best else {},
-        edges={edge.field: edge.side for edge in edges(tuned)},
-    )
+def _show_standing(standing: Standing) -> Cell:
+    band = f"{units.number(standing.low, 3)}–{units.number(standing.high, 3)}"
+    return Cell(units.number(standing.loss, 3), band if standing.trials > 1 else "")
 
 
-def _budget_columns(number: int) -> tuple[Column, Column]:
-    def show_loss(row: RankRow) -> Cell:
-        standing = row.standings[str(number)]
-        band = f"{units.number(standing.low, 3)}–{units.number(standing.high, 3)}"
-        return Cell(units.number(standing.loss, 3), band if number > 1 else "")
-
-    title = "N = 1, defaults" if number == 1 else f"N = {number}"
-    return (
-        Column(title, show_loss),
-        Column("Rank", lambda row: Cell(str(row.standings[str(number)].rank))),
-    )
-
-
-def _show_optimizer(row: RankRow) -> Cell:
-    return Cell(row.title, f"{row.diverged} of {row.trials} diverged" if row.diverged else "")
-
-
-def _show_settings(row: BestRow) -> Cell:
+def _show_settings(settings: Mapping[str, Any]) -> Cell:
     shown = ", ".join(
         f"{field} {value:g}" if isinstance(value, float) else f"{field} {value}"
-        for field, value in row.settings.items()
+        for field, value in settings.items()
     )
-    at = ", ".join(f"{field} at the {side} edge" for field, side in row.edges.items())
-    return Cell(shown or "no trial with a usable loss", f"({at})" if at else "")
+    return Cell(shown or "no trial with a usable loss")
 
 
-def _number(value: float | None) -> Cell:
-    return NOTHING if value is None else Cell(units.number(value, 4))
+def _edges(tuned: TunedOptimizer) -> str:
+    at = ", ".join(f"{edge.field} at the {edge.side} edge" for edge in edges(tuned))
+    return f"({at})" if at else ""
+
+
+def _show_loss(value: float | None) -> Cell:
+    return show_number(value, lambda loss: units.number(loss, 4))
 
 
 def trials_csv(results: TuningResults) -> str:
