@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import types
 import typing
 from pathlib import Path
@@ -33,7 +34,6 @@ def to_json(value: Any) -> Any:
 
 def from_json(value: Any, hint: Any, where: str, *, exact: bool = False) -> Any:
     """The JSON value as the type that ``hint`` names.
-
 
     Args:
       value: What ``json.loads`` gave.
@@ -73,12 +73,13 @@ def from_json(value: Any, hint: Any, where: str, *, exact: bool = False) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _union_from_json(value, arguments, where, exact)
     if origin is typing.Literal:
-        if value not in arguments or isinstance(value, bool):
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
             allowed = ", ".join(map(repr, arguments))
             raise ValueError(f"{where} is {value!r:.80}, and must be one of {allowed}")
         return value
     if hint is float and type(value) is int:
-        float(value)  # Too large a number overflows.
+        if abs(value) > sys.float_info.max:
+            raise ValueError(f"{where} is too large a number")
         return value  # As it was written: a hash of it must not change.
     if hint is float and (type(value) is float or value in _NOT_FINITE):
         return float(value)

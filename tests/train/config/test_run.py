@@ -44,6 +44,7 @@ def test_what_cannot_work_is_refused_when_it_is_written(tmp_path, change, senten
         ("optimizer.kind", "SGD", "optimizer is of kind 'SGD', and must be of AdamW, AdEMAMix"),
         ("optimizer.b3", 0.9, "optimizer has a field 'b3', which AdamW has not"),
         ("log_every", 2.5, "log_every is 2.5, which is no int"),
+        ("optimizer.b1", 10**400, "optimizer.b1 is too large a number"),
         ("steps", True, "steps is True, which is no int"),
         ("mesh.axes", "wobbly", "mesh.axes is 'wobbly', and must be one of 'auto', 'explicit'"),
         ("schedule.decay", "zigzag", "decay is 'zigzag', and must be one of 'cosine', 'linear'"),
