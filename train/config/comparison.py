@@ -6,7 +6,6 @@ method, such as Aardvark with and without its clip, can stand in one table.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -91,9 +90,8 @@ class Comparison(Experiment):
 
     def runs(self) -> list[Entry]:
         """All runs, every contestant on a seed before the next seed, so that stopping is fair."""
-        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Experiment)}
         return [
-            Entry(contestant, RunConfig(optimizer=contestant.optimizer, seed=seed, **shared))
+            Entry(contestant, RunConfig(optimizer=contestant.optimizer, seed=seed, **self.terms))
             for seed in range(self.seeds)
             for contestant in self.contestants
         ]

@@ -6,8 +6,8 @@ data's in `train.data.config`; named configurations are in `train.config.named`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import optax
 
@@ -122,6 +122,11 @@ class Experiment:
                 f"context={self.context} is longer than the model's context of "
                 f"{self.model.context}: shorten it or raise --model.context."
             )
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The settings that every run has in common, without those of a subclass."""
+        return {field.name: getattr(self, field.name) for field in fields(Experiment)}
 
     @property
     def tokens_per_step(self) -> int:

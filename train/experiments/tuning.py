@@ -10,7 +10,6 @@ ended: those of all trials together would fill the disk.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Sequence
@@ -100,10 +99,9 @@ class Tuning(Experiment):
 
     def runs(self) -> dict[str, tuple[RunConfig, ...]]:
         """Every optimizer's trials by its key, the defaults first."""
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Experiment)}
         return {
             space.optimizer.key: tuple(
-                RunConfig(optimizer=optimizer, seed=self.seed, **shared)
+                RunConfig(optimizer=optimizer, seed=self.seed, **self.terms)
                 for optimizer in (space.default, *self._quasi_random(space))
             )
             for space in self.spaces
@@ -119,12 +117,9 @@ def tuning_of(comparison: Comparison, trials: int = 16) -> Tuning:
 
     Of a trial only the last loss counts, so it logs little of its way there.
     """
-    shared = {
-        field.name: getattr(comparison, field.name) for field in dataclasses.fields(Experiment)
-    }
     spaces = tuple(search_space(contestant.optimizer) for contestant in comparison.contestants)
     sparse = {"log_every": max(comparison.steps // 20, 1), "checkpoint_every": comparison.steps}
-    return Tuning(spaces=spaces, trials=trials, **shared | sparse)
+    return Tuning(spaces=spaces, trials=trials, **comparison.terms | sparse)
 
 
 def nano_tuning() -> Tuning:

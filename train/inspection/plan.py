@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.experimental import topologies
 
 from models.attention import resolve_kind
@@ -177,8 +178,7 @@ def make_plan(
         activations,
         compiled=target is not None,
     )
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return Plan(config, task, device, utilization, count, memory)
+    return Plan(config, task, device, utilization, optax.tree.size(state.params), memory)
 
 
 def _platform(device: AcceleratorName) -> str:

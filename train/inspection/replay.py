@@ -209,9 +209,9 @@ def _rows(
     task: Task, seed: int, step: int, batch: Batch, losses_BT: np.ndarray | None
 ) -> tuple[Row, ...]:
     """The rows of a step's batch; none of a task without text."""
-    if task.text is None or losses_BT is None:
+    text = task.text
+    if text is None or losses_BT is None:
         return ()
-    text = task.text()
     means_B = text.row_losses(losses_BT, batch)
     rows = []
     for row, (number, places) in enumerate(text.places(seed=seed, step=step - 1)):
@@ -244,7 +244,7 @@ def look_at_batch(
       gradient by its name, those that are not finite first, then from the largest on.
     """
     task, accumulate = program.task, program.config.accumulate
-    text = task.text() if task.text else None
+    text = task.text
     layers = [row.layers for row in optax_strat.describe(params, layers=task.layers).rows]
 
     def look(params: Any, batch: Batch) -> tuple[Array | None, Array]:

@@ -13,9 +13,15 @@ from train.records.lines import CostRecord, FinalRecord
 from train.records.runs import Run, check_conditions, read_runs
 from train.report.statistics import Estimate, estimate, paired_difference
 
-__all__ = ["BASELINE", "ComparedRuns", "Group", "Run", "load"]
+__all__ = ["BASELINE", "ComparedRuns", "Group", "Run", "diverged", "load"]
 
 BASELINE = "adamw"  # the optimizer that differences and ratios are taken to
+
+
+def diverged(runs: int, of: int | None = None) -> str:
+    """How many runs diverged, in words; empty if none has."""
+    total = "" if of is None else f" of {of}"
+    return f"{runs}{total} diverged" if runs else ""
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that it can be the key of a dictionary
@@ -67,7 +73,7 @@ class Group:
     def divergence(self) -> str:
         """How many runs diverged, in words; empty if none has."""
         ended = len(self.finished) + len(self.diverged)
-        return f"{len(self.diverged)} of {ended} diverged" if self.diverged else ""
+        return diverged(len(self.diverged), ended)
 
     def over_seeds(self, value: Callable[[FinalRecord], float]) -> Estimate | None:
         """A final number's mean over the finished runs; None when there are none."""
@@ -176,5 +182,5 @@ def _about(paths: tuple[Path, ...]) -> str | None:
 
 
 def _rank(group: Group) -> tuple[bool, bool, float]:
-    loss = group.over_seeds(lambda final: final.val_loss)
+    loss = group.val_loss
     return loss is None, bool(group.diverged), loss.mean if loss else 0.0

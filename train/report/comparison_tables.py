@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from train.host import units
 from train.records.kinds import Ratio
@@ -58,7 +59,9 @@ def _result_columns(comparison: ComparedRuns) -> tuple[Column, ...]:
         return Ratio(low=cost.ratio_low, median=cost.step_ratio, high=cost.ratio_high)
 
     return (
-        Column("Optimizer", lambda group: group.title, is_text=True, detail=_divergence),
+        Column(
+            "Optimizer", lambda group: group.title, is_text=True, detail=attrgetter("divergence")
+        ),
         Column(
             "n",
             lambda group: len(group.finished),
@@ -136,10 +139,6 @@ def _result_columns(comparison: ComparedRuns) -> tuple[Column, ...]:
             how="Steps skipped because a gradient was not finite, in all runs of the row together.",
         ),
     )
-
-
-def _divergence(group: Group) -> str:
-    return group.divergence
 
 
 def _peak_bytes(group: Group) -> int | None:

@@ -6,8 +6,8 @@ what a device of a mesh holds, and a step exchanges between devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from train.host import units
 from train.records.kinds import MeshCost, Ratio, UpdateCost
@@ -25,7 +25,9 @@ class MeasuredCost:
     record: CostRecord
     update: UpdateCost
     control: Ratio
-    peak_bytes: int | None
+    peak_bytes: int
+    is_control: bool = False
+    """Whether it is the baseline's second copy, of which the times alone were measured."""
 
     @property
     def step(self) -> Ratio:
@@ -97,23 +99,19 @@ def _caption(sheet: Sheet) -> str:
 
 
 def _again(base: MeasuredCost) -> MeasuredCost:
-    """The baseline's second copy: its times alone were measured."""
+    """The baseline's second copy."""
     control = base.control
     record = replace(
         base.record, step_ratio=control.median, ratio_low=control.low, ratio_high=control.high
     )
     update = replace(base.update, ratio=base.update.control)
-    return replace(base, title=f"{base.title} again", record=record, update=update, peak_bytes=None)
+    return replace(base, title=f"{base.title} again", record=record, update=update, is_control=True)
 
 
 def _show_share(share: Ratio | None) -> Cell:
     if share is None:
         return NOTHING
     return Cell(f"{share.median:.1%}", f"{100 * share.low:.1f}–{100 * share.high:.1f}")
-
-
-def _number(show: Callable[[float], str]) -> Callable[[float | None], Cell]:
-    return lambda value: show_number(value, show)
 
 
 _OPTIMIZER = Column("Optimizer", lambda entry: entry.title, is_text=True)
@@ -135,20 +133,20 @@ _COLUMNS = (
     ),
     Column(
         "Update / step",
-        lambda entry: entry.peak_bytes and entry.update.share,
+        lambda entry: None if entry.is_control else entry.update.share,
         _show_share,
         "Time of the update alone over that of the baseline’s whole step.",
     ),
     Column(
         "State",
-        lambda entry: entry.peak_bytes and entry.record.state_bytes_per_parameter,
-        _number("{:.3g} B/p".format),
+        lambda entry: None if entry.is_control else entry.record.state_bytes_per_parameter,
+        partial(show_number, show="{:.3g} B/p".format),
         "Optimizer state in bytes per parameter of the model.",
     ),
     Column(
         "Peak",
-        lambda entry: entry.peak_bytes,
-        _number(units.size),
+        lambda entry: None if entry.is_control else entry.peak_bytes,
+        partial(show_number, show=units.size),
         "Memory that the compiled step needs on a device: parameters, state, gradients, "
         "activations.",
     ),
@@ -174,25 +172,32 @@ def counts_table(comparison: ComparedRuns) -> Table:
 
 _COUNTS_COLUMNS = (
     _OPTIMIZER,
-    Column("FLOPs", lambda entry: entry.record.flops, _number(units.count)),
-    Column("Update’s", lambda entry: entry.update.flops, _number(units.count), name="update_flops"),
-    Column("Bytes", lambda entry: entry.record.bytes_accessed, _number(units.size)),
+    Column("FLOPs", lambda entry: entry.record.flops, partial(show_number, show=units.count)),
+    Column(
+        "Update’s",
+        lambda entry: entry.update.flops,
+        partial(show_number, show=units.count),
+        name="update_flops",
+    ),
+    Column(
+        "Bytes", lambda entry: entry.record.bytes_accessed, partial(show_number, show=units.size)
+    ),
     Column(
         "Update’s",
         lambda entry: entry.update.bytes_accessed,
-        _number(units.size),
+        partial(show_number, show=units.size),
         name="update_bytes",
     ),
     Column(
         "Compiling",
         lambda entry: entry.record.compile_seconds,
-        _number(units.duration),
+        partial(show_number, show=units.duration),
         "Tracing and compiling the step, once in a run.",
     ),
     Column(
         "Update’s",
         lambda entry: entry.update.compile_seconds,
-        _number(units.duration),
+        partial(show_number, show=units.duration),
         name="update_compiling",
     ),
 )
@@ -245,7 +250,7 @@ def _mesh_columns(sheet: Sheet, meshes: list[MeshCost]) -> tuple[Column, ...]:
             mesh = entry.record.mesh
             return mesh.collective_bytes.get(kind, 0) if mesh else None
 
-        return Column(kind, exchanged, _number(units.size))
+        return Column(kind, exchanged, partial(show_number, show=units.size))
 
     return (
         Column(
@@ -257,13 +262,13 @@ def _mesh_columns(sheet: Sheet, meshes: list[MeshCost]) -> tuple[Column, ...]:
         Column(
             "State",
             lambda entry: entry.record.mesh.state_bytes if entry.record.mesh else None,
-            _number(units.size),
+            partial(show_number, show=units.size),
             "Of the optimizer, on one device.",
         ),
         Column(
             "Even share",
             even_share,
-            _number("{:.2f}×".format),
+            partial(show_number, show="{:.2f}×".format),
             "State of a device times the devices, over the whole state: 1 where all of it is "
             "shared out, more where each device holds some of it whole.",
         ),
@@ -271,7 +276,7 @@ def _mesh_columns(sheet: Sheet, meshes: list[MeshCost]) -> tuple[Column, ...]:
         Column(
             "Exchanged",
             lambda entry: _exchanged(entry.record.mesh) if entry.record.mesh else None,
-            _number(units.size),
+            partial(show_number, show=units.size),
             "All collectives of a step, and their ratio to those of the baseline’s step.",
             detail=of_baseline,
         ),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from train.report.comparison import ComparedRuns, Group
+from train.report.comparison import ComparedRuns, Group, diverged
 from train.report.statistics import CONFIDENCE, PERCENT, Estimate, paired_seeds
 from train.report.table import NOTHING, Cell, Column, Table, show_interval
 
@@ -190,7 +190,7 @@ def pairs_table(comparison: ComparedRuns) -> Table:
 
 def diverged_of(group: Group) -> str:
     """How many of its runs diverged, in words; empty if none has."""
-    return f"{len(group.diverged)} diverged" if group.diverged else ""
+    return diverged(len(group.diverged))
 
 
 def show_pair(pair: Pair | None, digits: int) -> Cell:

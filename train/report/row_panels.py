@@ -17,7 +17,7 @@ def finals(axes: Axes, comparison: ComparedRuns, looks: Looks) -> None:
     for height, group in enumerate(comparison.ended):
         look = looks[group.key]
         losses = [final.val_loss for final in group.finals.values()]
-        estimate = group.over_seeds(lambda final: final.val_loss)
+        estimate = group.val_loss
         if estimate:
             axes.plot([estimate.low, estimate.high], [height] * 2, color=look.color, lw=1.6)
             axes.plot(estimate.mean, height, look.marker, color=look.color, ms=5.5)

@@ -24,7 +24,7 @@ def finding(comparison: ComparedRuns) -> str:
             f"No run of {tokens} tokens has ended with a usable loss so far: {_states(comparison)}."
         )
     best, *others = finished
-    loss = best.over_seeds(lambda final: final.val_loss)
+    loss = best.val_loss
     assert loss is not None
     n = units.plural(loss.n, "seed")
     value = units.number(loss.mean, 4)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from train.config.comparison import Contestant, Entry
@@ -234,7 +235,7 @@ def run_record(config: RunConfig, task: Task, contestant: Contestant) -> RunReco
         versions=provenance.versions(),
         model=ModelSummary(
             name=task.name,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+            parameters=optax.tree.size(shapes),
             flops_per_token=math.nan if task.flops_per_token is None else task.flops_per_token,
         ),
         data=task.data(),

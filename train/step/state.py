@@ -70,8 +70,7 @@ def state_bytes(opt_state: Any) -> int:
 
 def state_bytes_per_parameter(target: TrainState) -> float:
     """Bytes of optimizer state for each parameter, over all devices."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(target.params))
-    return state_bytes(target.opt_state) / parameters
+    return state_bytes(target.opt_state) / optax.tree.size(target.params)
 
 
 def _initial(task: Task, transformation: optax.GradientTransformation, key: Array) -> TrainState:

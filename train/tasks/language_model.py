@@ -51,7 +51,7 @@ def language_model(experiment: Experiment, dataset: Dataset | None = None) -> Ta
         flops_formula=models.FLOPS_FORMULA,
         logical_axes=models.logical_axes(model),
         activation_bytes=functools.partial(estimate_activations, experiment),
-        text=lambda: text,
+        text=text,
     )
 
 

@@ -80,5 +80,5 @@ class Task:
     """How the parameters' layer types are found."""
     activation_bytes: Callable[[str], float] | None = None
     """`platform -> bytes` that a device holds between forward and backward pass, at the most."""
-    text: Callable[[], Text] | None = None
-    """Details of batches of text; opens the data at the first call."""
+    text: Text | None = None
+    """Details of batches of text."""

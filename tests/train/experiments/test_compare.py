@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tests.support import tiny
 from train.config.comparison import Comparison, Contestant
-from train.config.run import Experiment
 from train.experiments import compare as compare_module
 from train.experiments import sharing
 from train.experiments.compare import compare
@@ -27,7 +26,7 @@ def comparison(tmp_path, monkeypatch):
     # Compiling for a mesh takes a process of its own, see test_costs.
     monkeypatch.setattr(costs_module, "measure_mesh_costs", lambda runs, mesh: [""] * len(runs))
     shared = tiny.run_config(tmp_path / "cache")
-    fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
+    fields = shared.terms
     contestants = (
         Contestant(AdamW(learning_rate=1e-2)),
         Contestant(StratOpt(learning_rate=3e-3)),

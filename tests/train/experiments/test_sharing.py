@@ -1,6 +1,5 @@
 """Workers share runs: each is done once, in order, and a dead worker's by another."""
 
-import dataclasses
 import functools
 import multiprocessing
 import os
@@ -14,7 +13,6 @@ import pytest
 from tests.support import tiny
 from tests.train.report.tuning.test_report import write_trial
 from train.config.comparison import Comparison, Contestant
-from train.config.run import Experiment
 from train.experiments import sharing
 from train.experiments.compare import compare
 from train.experiments.sharing import Observer, SharedRun, share_out
@@ -163,7 +161,7 @@ def small_tuning(cache):
 
 def _terms(cache):
     shared = tiny.run_config(cache, log_every=1)
-    return {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
+    return shared.terms
 
 
 class Told(Observer):

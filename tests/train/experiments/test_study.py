@@ -89,7 +89,7 @@ def test_budgets_that_are_no_lengths_are_refused():
 
 def small_study(tmp_path) -> Study:
     run = tiny.run_config(tmp_path / "cache")
-    shared = {field.name: getattr(run, field.name) for field in dataclasses.fields(Experiment)}
+    shared = run.terms
     comparison = Comparison(
         contestants=(Contestant(AdamW()), Contestant(Lion())), seeds=1, cost_rounds=0, **shared
     )

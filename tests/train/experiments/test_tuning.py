@@ -12,7 +12,6 @@ from rich.console import Console
 
 from tests.support import ROOT, tiny
 from tests.train.report.tuning.test_report import START, write_trial
-from train.config.run import Experiment
 from train.experiments import sharing
 from train.experiments import tuning as tuning_module
 from train.experiments.tuning import Tuning, nano_tuning, sobol_points, tune
@@ -31,7 +30,7 @@ NAMES = {f"{name}/{number}" for name in ("adamw", "lion") for number in range(3)
 def tuning_of(cache, optimizers=OPTIMIZERS, **changes):
     """Three trials of each of two optimizers, four steps each."""
     shared = tiny.run_config(cache, steps=4, log_every=4, checkpoint_every=2)
-    fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
+    fields = shared.terms
     spaces = tuple(map(search_space, optimizers))
     return Tuning(**{"spaces": spaces, "trials": 3, **fields, **changes})
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.host import units
-from train.report.comparison import Group
+from train.report.comparison import Group, diverged
 from train.report.papers import PAPERS_RATE
 from train.report.statistics import PERCENT, Estimate
 from train.report.study.parts import Sweep, is_papers_rate, rate_of
@@ -60,18 +60,14 @@ def rate_curve(sweep: Sweep) -> RateCurve | None:
         sweep=sweep,
         rates=tuple(map(rate_of, ended)),
         best_rate=rate_of(best) if best else None,
-        best=_loss(best) if best else None,
-        papers=_loss(papers) if papers else None,
+        best=best.val_loss if best else None,
+        papers=papers.val_loss if papers else None,
         lost=papers.loss_difference(best) if papers and best else None,
     )
 
 
-def _loss(group: Group) -> Estimate | None:
-    return group.over_seeds(lambda final: final.val_loss)
-
-
 def _mean(group: Group) -> float:
-    loss = _loss(group)
+    loss = group.val_loss
     return loss.mean if loss else math.inf
 
 
@@ -115,8 +111,7 @@ def rates_table(key: str, curves: Sequence[RateCurve]) -> Table:
 
 
 def _diverged(curve: RateCurve) -> str:
-    runs = sum(len(group.diverged) for group in curve.sweep.groups)
-    return f"{runs} diverged" if runs else ""
+    return diverged(sum(len(group.diverged) for group in curve.sweep.groups))
 
 
 def _show_rates(rates: Sequence[float]) -> Cell:

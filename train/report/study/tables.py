@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from train.host import units
-from train.report.comparison import BASELINE
+from train.report.comparison import BASELINE, diverged
 from train.report.pairs import LEVEL
 from train.report.statistics import PERCENT
 from train.report.study.papers_order import (
@@ -37,9 +37,8 @@ def speed_up_table(
             for tokens in reversed(budgets)
         ]
 
-    def diverged(name: str) -> str:
-        runs = sum(speed_up.diverged for speed_up in scaling.speed_ups[name].values())
-        return f"{runs} diverged" if runs else ""
+    def divergence(name: str) -> str:
+        return diverged(sum(speed_up.diverged for speed_up in scaling.speed_ups[name].values()))
 
     def seeds(name: str) -> str:
         counts = sorted({speed_up.seeds for speed_up in scaling.speed_ups[name].values()})
@@ -65,7 +64,7 @@ def speed_up_table(
             "the curve’s floor, where by the curve no data takes AdamW."
         ),
         columns=(
-            Column("Optimizer", lambda name: titles[name], is_text=True, detail=diverged),
+            Column("Optimizer", lambda name: titles[name], is_text=True, detail=divergence),
             Column("n", seeds, how="Seeds that AdamW finished at every budget too."),
             *map(budget, budgets),
         ),
@@ -196,13 +195,13 @@ def _pair_column(name: str) -> Column:
 
     def detail(test: OrderTest) -> str:
         tested = neighbours(test)
-        words = [f"{tested.diverged} diverged"] if tested.diverged else []
+        words = []
         if tested.pair is not None:
             difference = tested.pair.difference
+            words.append(str(show_interval(difference, 3, sign=True)))
             if difference.n != test.seeds:
-                words.insert(0, f"n = {difference.n}")
-            words.insert(0, str(show_interval(difference, 3, sign=True)))
-        return ", ".join(words)
+                words.append(f"n = {difference.n}")
+        return ", ".join(filter(None, (*words, diverged(tested.diverged))))
 
     def show(tested: Neighbours) -> Cell:
         return Cell(tested.verdict, is_strong=bool(tested.pair and tested.pair.told_apart))

@@ -26,6 +26,7 @@ from scipy.special import comb
 from train.host import units
 from train.optimizers.dimensions import Choices
 from train.records.tuning import TunedOptimizer
+from train.report.comparison import diverged
 from train.report.statistics import CONFIDENCE, PERCENT
 from train.report.table import Cell, Column, Table, show_number
 from train.report.tuning.trials import TuningResults, search_space
@@ -101,9 +102,8 @@ def ranks_table(results: TuningResults, curves: Mapping[str, SearchCurve]) -> Ta
     """Every optimizer's expected best loss and rank at each budget."""
     standings = {number: _standings(curves, number) for number in budgets(results)}
 
-    def diverged(tuned: TunedOptimizer) -> str:
-        count = len(tuned.diverged)
-        return f"{count} of {len(tuned.trials)} diverged" if count else ""
+    def divergence(tuned: TunedOptimizer) -> str:
+        return diverged(len(tuned.diverged), len(tuned.trials))
 
     def loss(number: int) -> Column:
         return Column(
@@ -127,7 +127,7 @@ def ranks_table(results: TuningResults, curves: Mapping[str, SearchCurve]) -> Ta
             "seed."
         ),
         columns=(
-            Column("Optimizer", lambda tuned: tuned.title, is_text=True, detail=diverged),
+            Column("Optimizer", lambda tuned: tuned.title, is_text=True, detail=divergence),
             *(column for number in standings for column in (loss(number), rank(number))),
         ),
         rows=results.ranked,

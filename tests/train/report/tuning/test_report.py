@@ -15,7 +15,6 @@ from rich.console import Console
 
 from tests.support import tiny
 from tests.support.synthetic_comparison import final_record, run_record
-from train.config.run import Experiment
 from train.experiments.tuning import Tuning
 from train.optimizers import AdamW, Lion, StratOpt
 from train.optimizers.search_space import search_space
@@ -45,7 +44,7 @@ def valley(optimizer, config):
 
 def tuning_of(tmp_path, trials=16, optimizers=OPTIMIZERS):
     shared = tiny.run_config(tmp_path)
-    fields = {field.name: getattr(shared, field.name) for field in dataclasses.fields(Experiment)}
+    fields = shared.terms
     return Tuning(spaces=tuple(map(search_space, optimizers)), trials=trials, **fields)
 
 
